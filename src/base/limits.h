@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every bound on foreign input, in one table; docs/limits.md lists them for users and a test compares the two.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace caisson::limits {
+
+inline constexpr size_t kLogLineBytes = 16 << 10;           // one line of the daemon's own log
+inline constexpr size_t kJsonBytes = 8 << 20;               // any JSON document
+inline constexpr int kJsonDepth = 64;                       // nesting of any JSON document
+inline constexpr size_t kTtrpcMessageBytes = 4 << 20;       // a ttRPC frame's payload (protocol limit)
+inline constexpr size_t kManifestBytes = 4 << 20;           // an image manifest or index
+inline constexpr size_t kImageConfigBytes = 8 << 20;        // an image config
+inline constexpr int kImageLayers = 500;                    // layers of one image
+inline constexpr int64_t kLayerBytes = int64_t{64} << 30;   // one layer, unpacked
+inline constexpr int64_t kLayerEntries = 4'000'000;         // tar entries of one layer
+inline constexpr size_t kPathBytes = 4096;                  // a path anywhere (PATH_MAX)
+inline constexpr size_t kXattrBytes = 64 << 10;             // one extended attribute from a layer
+inline constexpr size_t kUserFileBytes = 4 << 20;           // /etc/passwd, /etc/group of an image
+inline constexpr size_t kCniOutputBytes = 1 << 20;          // stdout of a CNI plugin
+inline constexpr size_t kExecSyncBytes = 16 << 20;          // stdout and stderr of ExecSync, each (what the CRI demands)
+inline constexpr size_t kConfigFileBytes = 1 << 20;         // config.toml, hosts.toml, a CNI conflist
+inline constexpr size_t kLogChunkBytes = 16 << 10;          // longest CRI log line before it is split into P parts
+
+}  // namespace caisson::limits

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Named network namespaces: bind mounts of /proc/thread-self/ns/net on files (network_namespaces(7)), as ip-netns(8)
+// and other runtimes keep them. Made on a helper thread that unshares and ends; the caller's namespace never changes.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace caisson::net {
+
+// Makes a namespace at `path` (its folder is created, 0755) with its loopback interface up.
+// Errors: nothing is left behind.
+Result<> CreateNetns(const std::string& path);
+// Unmounts and removes. Absent: success.
+Result<> RemoveNetns(const std::string& path);
+// True if `path` is a network namespace (NSFS_MAGIC and CLONE_NEWNET).
+bool IsNetns(const std::string& path);
+// Counters of one interface of the namespace, read from inside it.
+struct InterfaceStats {
+  std::string name;
+  uint64_t rx_bytes = 0, rx_errors = 0, tx_bytes = 0, tx_errors = 0;
+};
+Result<std::vector<InterfaceStats>> ReadInterfaceStats(const std::string& netns_path);
+
+}  // namespace caisson::net

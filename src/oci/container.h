@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Container: one OCI container as a value that owns its init process, cgroup and namespaces' pins, from created to
+// deleted (runtime-spec, runtime.md "Lifecycle"). Used in process by the companion, the agent and `caisson oci`.
+//
+// Thread rule: one thread, in a process that has no other threads (Create and Exec clone). Calls block only for the
+// few milliseconds the kernel needs and each has a deadline inside. Waiting for exit is the caller's: poll pidfd().
+//
+// It never logs, never parses protobuf, never knows pods.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "oci/cgroup.h"
+#include "oci/spec.h"
+
+namespace caisson::oci {
+
+// The child's ends of stdio. Descriptors not valid become /dev/null. With a terminal they are ignored.
+struct Stdio {
+  UniqueFd in, out, err;
+};
+
+// How the root filesystem comes to be, done in the container's own mount namespace, so that nothing of it is ever seen
+// on the host: mounted in order on the spec's root.path (containerd.types.Mount semantics: "overlay", "bind", "erofs").
+struct RootfsMount {
+  std::string type, source;
+  std::vector<std::string> options;
+};
+
+struct CreateOptions {
+  std::string id;      // safe as a path component
+  std::string bundle;  // absolute; spec paths that are relative start here
+  Spec spec;           // parsed config.json
+  std::vector<RootfsMount> rootfs;  // empty: root.path is the file system
+  Stdio stdio;
+  bool systemd_cgroup = false;
+  std::string seccomp_cache_dir;  // where compiled filters are kept; empty: not kept
+  int shm_fd = -1;  // a detached tmpfs mount (fsmount(2)) that is the pod's /dev/shm: cloned for a mount of type "caisson-shm"
+  int64_t deadline_millis = 60'000;
+};
+
+struct ExecOptions {
+  ProcessSpec process;  // spec's `process` object; user already numeric or resolved against the container's rootfs
+  Stdio stdio;
+  bool systemd_cgroup = false;
+  int64_t deadline_millis = 60'000;
+};
+
+// A process started in a container. The caller polls pidfd and then reaps with waitid(P_PIDFD).
+struct Process {
+  int pid = 0;
+  UniqueFd pidfd;
+  UniqueFd console;  // the pty master when the process has a terminal
+};
+
+class Container {
+ public:
+  // Clones the container's init up to just before execve of the user's program: namespaces, cgroup, mounts, pivot_root,
+  // ids, capabilities and seccomp are in place. On failure nothing is left and the error names step and object.
+  static Result<std::unique_ptr<Container>> Create(CreateOptions options);
+  virtual ~Container() = default;  // kills nothing: call Delete
+
+  virtual const std::string& id() const = 0;
+  virtual const Process& init() const = 0;
+  virtual Process* mutable_init() = 0;
+  virtual Cgroup* cgroup() = 0;
+  virtual const Spec& spec() const = 0;
+
+  // Lets init execve. Errors: kFailedPrecondition if started already; the execve failure, naming the program.
+  virtual Result<> Start() = 0;
+  // Starts a further process inside. Errors as Create.
+  virtual Result<Process> Exec(ExecOptions options) = 0;
+  // Sends `signal` to init, or with `all` to every process of the cgroup. Ended already: success.
+  virtual Result<> Kill(int signal, bool all) = 0;
+  virtual Result<> Pause() = 0;
+  virtual Result<> Resume() = 0;
+  virtual Result<> Update(const Resources& resources) = 0;
+  virtual Result<std::vector<int>> Pids() = 0;
+  // Kills what is left, removes the cgroup and all else. Idempotent. Errors: what would not go within the deadline.
+  virtual Result<> Delete(int64_t deadline_millis) = 0;
+};
+
+}  // namespace caisson::oci
