@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Config: everything caissond can be told, with the default of each. `caissond` runs without any file; a TOML file
+// (docs/config.md) overrides. A key that is not known is an error that names it. A plain value, never changed once
+// the daemon runs.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/result.h"
+
+namespace caisson::cri {
+
+enum class CgroupDriver { kAuto, kCgroupfs, kSystemd };
+
+// A runtime handler: what RunPodSandbox's runtime_handler (RuntimeClass) may name.
+struct HandlerConfig {
+  std::string shim_path;  // empty: Config::shim_path
+};
+
+struct CniSettings {
+  std::string conf_dir = "/etc/cni/net.d";
+  std::vector<std::string> bin_dirs = {"/opt/cni/bin", "/usr/lib/cni"};
+  int max_conf_files = 1;
+  int64_t add_timeout_seconds = 60, del_timeout_seconds = 60;
+};
+
+struct ImageSettings {
+  std::string certs_dir = "/etc/caisson/certs.d";
+  std::string docker_config;                // a docker config.json; empty: none
+  std::vector<std::string> pinned;          // never garbage
+  int max_parallel_downloads = 3;
+  int64_t stall_timeout_seconds = 60;
+};
+
+struct ContainerDefaults {
+  std::string seccomp_default = "RuntimeDefault";  // or "Unconfined": where a pod says nothing
+  std::string seccomp_profile;                     // a profile file in place of the built-in one; empty: built in
+  int64_t pids_limit = 0;                          // per container; 0: none of ours (the kubelet limits the pod)
+  int64_t shm_bytes = 64 << 20;                    // a pod's /dev/shm
+  int64_t log_line_bytes = 16 << 10;               // longest CRI log line before it is split
+  uint64_t nofile_limit = 0;                       // RLIMIT_NOFILE of containers; 0: the daemon's own hard limit
+  bool unprivileged_ports = true;                  // net.ipv4.ip_unprivileged_port_start=0 in pods with own network
+  bool unprivileged_icmp = true;                   // net.ipv4.ping_group_range in pods with own network
+  std::vector<std::string> default_capabilities;   // empty: the usual fourteen
+  std::vector<std::string> cdi_spec_dirs = {"/etc/cdi", "/var/run/cdi"};
+};
+
+struct Config {
+  std::string root = "/var/lib/caisson";  // survives a reboot: images, the index
+  std::string state = "/run/caisson";     // does not: sockets, bundles, network namespaces
+  std::string socket;                     // RuntimeService and ImageService; empty: <state>/caisson.sock
+  std::string image_socket;               // a second socket for ImageService; empty: none
+  std::string log_level = "info";
+  CgroupDriver cgroup_driver = CgroupDriver::kAuto;
+  std::string default_handler = "caisson";
+  std::map<std::string, HandlerConfig> handlers = {{"caisson", {}}};
+  std::string shim_path;  // the companion; empty: beside this program, then in PATH
+  int64_t shim_timeout_seconds = 60;  // one request to a companion, but for waits
+  int max_threads = 256;              // RPCs in work at once
+  CniSettings cni;
+  ImageSettings images;
+  ContainerDefaults containers;
+
+  // Fault points that fail (tests only; the hidden flag --fault). Not a key of the file.
+  std::vector<std::string> faults;
+
+  std::string SocketPath() const { return socket.empty() ? state + "/caisson.sock" : socket; }
+  std::string ImagesRoot() const { return root + "/images"; }
+  std::string IndexPath() const { return root + "/caissond.db"; }
+  std::string LockPath() const { return root + "/lock"; }
+  std::string SeccompCacheDir() const { return state + "/seccomp"; }
+  // <state>/pods/ID: the companion's socket and log, resolv.conf, hostname. 0700.
+  std::string PodDir(std::string_view pod_id) const { return state + "/pods/" + std::string(pod_id); }
+  // <state>/containers/ID: the OCI bundle. 0700.
+  std::string ContainerDir(std::string_view container_id) const {
+    return state + "/containers/" + std::string(container_id);
+  }
+  std::string NetnsPath(std::string_view pod_id) const { return state + "/netns/" + std::string(pod_id); }
+};
+
+// The defaults overridden by the TOML document `text` (of at most limits::kConfigFileBytes). Errors: kInvalidArgument
+// that names `origin`, the line and the key.
+Result<Config> ParseConfig(std::string_view text, std::string_view origin);
+// Reads and parses `path`; absent is an error only if `must_exist`.
+Result<Config> LoadConfig(const std::string& path, bool must_exist);
+// What parsing cannot see: paths absolute, ranges, the default handler among the handlers.
+Result<> ValidateConfig(const Config& config);
+// The whole effective configuration as TOML that ParseConfig accepts.
+std::string FormatConfig(const Config& config);
+
+}  // namespace caisson::cri

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Context: what the implementation of an RPC may use. A plain struct of references that main.cc wires; everything in it
+// outlives every RPC and is thread-safe.
+//
+// An RPC is a function of its own file rpc/<verb>.cc, declared in rpc/rpc.h:
+//   Result<runtime::v1::VersionResponse> Version(Context&, const runtime::v1::VersionRequest&);
+// server.cc maps it to gRPC. It blocks its thread as long as it works, each wait under a deadline, and never logs
+// (server.cc logs failures once).
+#pragma once
+
+#include "cri/config.h"
+#include "cri/container_index.h"
+#include "cri/fault.h"
+#include "cri/pod_index.h"
+#include "cri/shim_client.h"
+#include "image/image_store.h"
+#include "net/cni.h"
+
+namespace caisson::cri {
+
+struct Context {
+  const Config& config;
+  PodIndex& pods;
+  ContainerIndex& containers;
+  image::ImageStore& images;
+  net::Cni& cni;
+  Shims& shims;
+  const FaultPoints& faults;
+  bool systemd_cgroup = false;  // the driver in use, Config::cgroup_driver resolved
+};
+
+}  // namespace caisson::cri

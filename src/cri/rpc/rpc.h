@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every CRI verb that caissond implements; see context.h for the rule. One file per verb. A verb that is not here
+// answers Unimplemented.
+#pragma once
+
+#include "cri/context.h"
+#include "cri/v1/api.pb.h"
+
+namespace caisson::cri {
+
+namespace v1 = runtime::v1;
+
+#define CAISSON_RPC(Verb) Result<v1::Verb##Response> Verb(Context& context, const v1::Verb##Request& request)
+
+// Life cycle.
+CAISSON_RPC(RunPodSandbox);
+CAISSON_RPC(StopPodSandbox);
+CAISSON_RPC(RemovePodSandbox);
+CAISSON_RPC(PodSandboxStatus);
+CAISSON_RPC(ListPodSandbox);
+CAISSON_RPC(CreateContainer);
+CAISSON_RPC(StartContainer);
+CAISSON_RPC(StopContainer);
+CAISSON_RPC(RemoveContainer);
+CAISSON_RPC(ListContainers);
+CAISSON_RPC(ContainerStatus);
+CAISSON_RPC(ExecSync);
+CAISSON_RPC(ReopenContainerLog);
+CAISSON_RPC(UpdateContainerResources);
+CAISSON_RPC(UpdateRuntimeConfig);
+
+// The daemon itself.
+CAISSON_RPC(Version);
+CAISSON_RPC(Status);
+CAISSON_RPC(RuntimeConfig);
+
+// Figures.
+CAISSON_RPC(ContainerStats);
+CAISSON_RPC(ListContainerStats);
+CAISSON_RPC(PodSandboxStats);
+CAISSON_RPC(ListPodSandboxStats);
+
+// Images.
+CAISSON_RPC(ListImages);
+CAISSON_RPC(ImageStatus);
+CAISSON_RPC(PullImage);
+CAISSON_RPC(RemoveImage);
+CAISSON_RPC(ImageFsInfo);
+
+#undef CAISSON_RPC
+
+}  // namespace caisson::cri
