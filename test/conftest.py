@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+import os
+import sys
+import tempfile
+
+import pytest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
+from harness.daemon import Daemon, remove_tree  # noqa: E402
+from harness.images import Image  # noqa: E402
+from harness.leaks import Leaks  # noqa: E402
+from harness.pods import Pods  # noqa: E402
+from harness.registry import Registry  # noqa: E402
+
+if os.getuid() != 0:
+    pytest.exit("the system tests start containers: run them as root", 0)
+
+
+@pytest.fixture(scope="session")
+def registry():
+    folder = tempfile.mkdtemp(prefix="caisson-registry-")
+    registry = Registry(folder)
+    registry.busybox_image = Image()
+    registry.busybox = registry.push(registry.busybox_image, "library/busybox", "1")
+    yield registry
+    registry.stop()
+    remove_tree(folder)
+
+
+@pytest.fixture
+def folder():
+    path = tempfile.mkdtemp(prefix="caisson-test-")
+    yield path
+    remove_tree(path)
+
+
+@pytest.fixture
+def make_daemon(registry):
+    """make_daemon(config=…, cni=…, args=…) -> Daemon, destroyed and checked for leaks at the end of the test."""
+    made = []
+
+    def make(**options):
+        path = tempfile.mkdtemp(prefix="caisson-test-")
+        leaks = Leaks(os.path.basename(path))
+        daemon = Daemon(path, **options)
+        made.append((daemon, leaks, path))
+        return daemon
+
+    yield make
+    for daemon, leaks, path in made:
+        daemon.destroy()
+        left = leaks.check()
+        remove_tree(path)
+        assert not left, left
+
+
+@pytest.fixture(scope="module")
+def daemon(registry):
+    """One daemon for the tests of a file, with busybox pulled. At the end nothing may be left."""
+    path = tempfile.mkdtemp(prefix="caisson-test-")
+    leaks = Leaks(os.path.basename(path))
+    daemon = Daemon(path)
+    daemon.image = registry.busybox
+    daemon.client.PullImage(image={"image": registry.busybox})
+    yield daemon
+    daemon.destroy()
+    left = leaks.check()
+    remove_tree(path)
+    assert not left, left
+
+
+@pytest.fixture
+def pods(daemon):
+    """Pods of one test on the module's daemon; removed when the test ends."""
+    pods = Pods(daemon)
+    yield pods
+    pods.remove_all()

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A caissond of the test's own: private root, state, socket, CNI configuration and cgroup parent."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+
+import grpc
+
+from .cri import Client
+from .registry import wait_for
+
+BUILD = os.environ.get("CAISSON_BUILD", os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(
+    os.path.abspath(__file__)))), "build", "release"))
+BIN = os.path.join(BUILD, "bin")
+CNI_BIN = "/usr/lib/cni" if os.path.isdir("/usr/lib/cni") else "/opt/cni/bin"
+
+
+def bridge_conflist(folder, name, subnet, plugins=("portmap",), cni_version="1.0.0"):
+    bridge = {"type": "bridge", "bridge": name, "isGateway": True, "ipMasq": False,
+              "ipam": {"type": "host-local", "dataDir": f"{folder}/ipam", "ranges": [[{"subnet": subnet}]],
+                       "routes": [{"dst": "0.0.0.0/0"}]}}
+    chain = [bridge]
+    if "portmap" in plugins:
+        chain.append({"type": "portmap", "capabilities": {"portMappings": True}})
+    chain += [p for p in plugins if isinstance(p, dict)]
+    return {"cniVersion": cni_version, "name": f"{name}-net", "plugins": chain}
+
+
+class Daemon:
+    count = 0
+
+    def __init__(self, folder, config="", cni=None, args=(), start=True, env=None):
+        Daemon.count += 1
+        number = (os.getpid() * 16 + Daemon.count) % 200
+        self.folder = str(folder)
+        self.bridge = f"cst{os.getpid() % 10000}-{Daemon.count}"
+        self.subnet = f"10.{200 + number // 16 % 50}.{number}.0/24"
+        self.cni_dir = f"{self.folder}/cni"
+        self.root, self.state = f"{self.folder}/root", f"{self.folder}/state"
+        self.socket = f"{self.state}/caisson.sock"
+        self.marker = os.path.basename(self.folder)
+        self.cgroup_parent = f"/caisson-{self.marker}"
+        self.args, self.env = list(args), dict(env or {})
+        os.makedirs(self.cni_dir, exist_ok=True)
+        self.write_cni(cni if cni is not None else bridge_conflist(self.folder, self.bridge, self.subnet))
+        self.config = f"{self.folder}/config.toml"
+        with open(self.config, "w") as f:
+            f.write(config + f"\n[cni]\nconf_dir = \"{self.cni_dir}\"\nbin_dirs = [\"{CNI_BIN}\"]\n"
+                    if "[cni]" not in config else config)
+        self.process = self.client = None
+        if start:
+            self.start()
+
+    def write_cni(self, conflist, name="10-test.conflist"):
+        with open(f"{self.cni_dir}/.new", "w") as f:
+            f.write(conflist if isinstance(conflist, str) else json.dumps(conflist))
+        os.rename(f"{self.cni_dir}/.new", f"{self.cni_dir}/{name}")
+
+    def command(self, *extra):
+        return [f"{BIN}/caissond", "--config", self.config, "--root", self.root, "--state", self.state,
+                "--socket", self.socket, *self.args, *extra]
+
+    def start(self):
+        self.log = open(f"{self.folder}/caissond.log", "ab")
+        self.process = subprocess.Popen(self.command(), stdout=self.log, stderr=self.log, env={**os.environ, **self.env})
+        wait_for(f"caissond answers (log: {self.folder}/caissond.log)", self._answers, 30)
+        return self
+
+    def _answers(self):
+        if self.process.poll() is not None:
+            raise RuntimeError(f"caissond ended with {self.process.returncode}:\n{self.log_text()[-3000:]}")
+        if not os.path.exists(self.socket):
+            return False
+        self.client = Client(self.socket)
+        try:
+            self.client.Version(timeout=5)
+            return True
+        except grpc.RpcError:
+            self.client.close()
+            return False
+
+    def log_text(self):
+        with open(f"{self.folder}/caissond.log", errors="replace") as f:
+            return f.read()
+
+    def kill(self):
+        """SIGKILL; pods live on."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+        self._closed()
+
+    def stop(self):
+        """SIGTERM; pods live on."""
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(30)
+        self._closed()
+
+    def _closed(self):
+        if self.client:
+            self.client.close()
+        self.client = None
+        self.log.close()
+
+    def remove_all(self):
+        """Every pod stopped and removed through the CRI."""
+        for pod in self.client.ListPodSandbox().items:
+            self.client.StopPodSandbox(pod_sandbox_id=pod.id)
+            self.client.RemovePodSandbox(pod_sandbox_id=pod.id)
+
+    def destroy(self):
+        """Pods, daemon, bridge and folders gone."""
+        try:
+            if self.process and self.process.poll() is None:
+                self.remove_all()
+        finally:
+            self.stop()
+            subprocess.run(["ip", "link", "del", self.bridge], stderr=subprocess.DEVNULL)
+            subprocess.run(["iptables-save"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def cli(daemon, *args, timeout=120, **kw):
+    """Runs the `caisson` command against the daemon."""
+    return subprocess.run([f"{BIN}/caisson", "--socket", daemon.socket, *args], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, timeout=timeout, text=True, **kw)
+
+
+def remove_tree(path):
+    shutil.rmtree(path, ignore_errors=True)
