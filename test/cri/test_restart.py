@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon is killed, its pods are not; and the other way round."""
+import os
+import signal
+import subprocess
+import time
+
+import grpc
+import pytest
+from harness.pods import Pods
+from harness.registry import wait_for
+
+
+@pytest.fixture
+def alone(make_daemon, registry):
+    daemon = make_daemon()
+    daemon.image = registry.busybox
+    daemon.client.PullImage(image={"image": registry.busybox})
+    return daemon
+
+
+def restart(daemon):
+    daemon.kill()
+    daemon.start()
+    return Pods(daemon)
+
+
+def test_sigkill_finds_everything_again(alone):
+    pods = Pods(alone)
+    pod = pods.run_pod(labels={"l": "1"})
+    running = pods.start(pod, ["sh", "-c", "echo before; while :; do echo tick; usleep 50000; done"])
+    ended = pods.start(pod, ["sh", "-c", "exit 9"])
+    ended_status = pods.wait_exit(ended)
+    created = pods.create(pod, ["true"])
+    sandbox = alone.client.PodSandboxStatus(pod_sandbox_id=pod[0]).status
+    before = pods.status(running)
+    pods = restart(alone)
+    assert alone.client.PodSandboxStatus(pod_sandbox_id=pod[0]).status == sandbox
+    assert pods.status(running) == before and pods.status(ended) == ended_status
+    assert pods.status(created).state == 0
+    assert pods.exec(running, ["echo", "alive"])[1] == "alive\n"
+    alone.client.StartContainer(container_id=created)
+    assert pods.wait_exit(created).exit_code == 0
+
+
+def test_exit_and_logs_while_the_daemon_is_down(alone):
+    pods = Pods(alone)
+    pod = pods.run_pod()
+    flag = f"{alone.folder}/go"
+    os.makedirs(flag)
+    container = pods.start(pod, ["sh", "-c", "until test -e /flag/now; do usleep 10000; done; echo while-down; exit 6"],
+                           mounts=[{"container_path": "/flag", "host_path": flag}])
+    path = pods.status(container).log_path
+    alone.kill()
+    down = time.time_ns()
+    open(f"{flag}/now", "w").close()
+    wait_for("the log line", lambda: "while-down" in open(path).read())
+    alone.start()
+    pods = Pods(alone)
+    status = pods.wait_exit(container)
+    assert status.exit_code == 6 and status.finished_at > down
+    assert [line.text for line in pods.log(path)] == ["while-down"]
+
+
+def test_companion_killed(alone):
+    pods = Pods(alone)
+    pod = pods.run_pod()
+    container = pods.start(pod, ["sleep", "31337"])
+    companions = subprocess.run(["pgrep", "-f", f"containerd-shim-caisson-v2.*{pod[0]}"], stdout=subprocess.PIPE,
+                                text=True).stdout.split()
+    assert companions
+    for pid in companions:
+        os.kill(int(pid), signal.SIGKILL)
+    status = pods.wait_exit(container)
+    assert status.exit_code != 0 and "companion" in (status.reason + status.message).lower()
+    wait_for("the pod is not ready",
+             lambda: alone.client.PodSandboxStatus(pod_sandbox_id=pod[0]).status.state == 1)
+    assert subprocess.run(["pgrep", "-f", "sleep 31337"], stdout=subprocess.PIPE).stdout == b""
+    alone.client.RemovePodSandbox(pod_sandbox_id=pod[0])
+
+
+def test_two_daemons_on_one_root(alone):
+    other = subprocess.run(alone.command("--socket", f"{alone.folder}/other.sock"), stderr=subprocess.PIPE,
+                           stdout=subprocess.PIPE, text=True, timeout=30)
+    assert other.returncode != 0 and alone.root in other.stderr + other.stdout
+
+
+def test_stop_while_the_daemon_was_down(alone):
+    pods = Pods(alone)
+    pod = pods.run_pod()
+    pods.start(pod, ["sleep", "1000"])
+    pods = restart(alone)
+    alone.client.StopPodSandbox(pod_sandbox_id=pod[0])
+    alone.client.RemovePodSandbox(pod_sandbox_id=pod[0])
+    assert len(alone.client.ListPodSandbox().items) == 0
+
+
+def test_reboot_leaves_stale_state_that_is_cleaned(alone):
+    """A reboot as the daemon sees it: processes, namespaces and mounts gone, files and records there."""
+    pods = Pods(alone)
+    pod = pods.run_pod()
+    container = pods.start(pod, ["sleep", "1000"])
+    alone.kill()
+    for pid in subprocess.run(["pgrep", "-f", f"containerd-shim-caisson-v2.*{pod[0]}"], stdout=subprocess.PIPE,
+                              text=True).stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+    alone.start()
+    pods = Pods(alone)
+    assert alone.client.PodSandboxStatus(pod_sandbox_id=pod[0]).status.state == 1
+    assert pods.status(container).state == 2
+    alone.client.StopPodSandbox(pod_sandbox_id=pod[0])
+    alone.client.RemovePodSandbox(pod_sandbox_id=pod[0])
+    assert os.listdir(f"{alone.folder}/ipam/{alone.bridge}-net") == [] or not [
+        f for f in os.listdir(f"{alone.folder}/ipam/{alone.bridge}-net") if f.startswith("10.")]
+
+
+def test_broken_index_is_an_error_not_a_loss(alone):
+    alone.stop()
+    databases = [os.path.join(base, leaf) for base, _, leaves in os.walk(alone.root) for leaf in leaves
+                 if leaf.endswith(".db") and "image" not in base]
+    assert databases
+    for path in databases:
+        with open(path, "wb") as f:
+            f.write(b"not a database at all, but long enough to look at" * 100)
+    with pytest.raises(RuntimeError) as error:
+        alone.start()
+    assert ".db" in str(error.value)
+    for path in databases:
+        os.unlink(path)
+    alone.start()
