@@ -47,8 +47,8 @@ function(caisson_test name)
   target_link_libraries(${name} PRIVATE ${A_LINK} GTest::gmock GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE CAISSON_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                              CAISSON_BINARY_DIR="${CMAKE_BINARY_DIR}")
-  add_test(NAME ${name} COMMAND ${name})
-  set_tests_properties(${name} PROPERTIES LABELS "${A_LABELS}" TIMEOUT 300)
+  add_test(NAME ${CAISSON_TEST_PREFIX}${name} COMMAND ${name})
+  set_tests_properties(${CAISSON_TEST_PREFIX}${name} PROPERTIES LABELS "${A_LABELS}" TIMEOUT 300)
 endfunction()
 
 function(caisson_executable name)

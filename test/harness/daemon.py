@@ -9,6 +9,7 @@ import subprocess
 import grpc
 
 from .cri import Client
+from .leaks import Leaks
 from .registry import wait_for
 
 BUILD = os.environ.get("CAISSON_BUILD", os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(
@@ -109,6 +110,11 @@ class Daemon:
         for pod in self.client.ListPodSandbox().items:
             self.client.StopPodSandbox(pod_sandbox_id=pod.id)
             self.client.RemovePodSandbox(pod_sandbox_id=pod.id)
+
+    def leaks_of_pods(self):
+        """Processes, mounts, cgroups and namespaces of pods that live although no pod should."""
+        return [found for found in Leaks(self.marker).before
+                if "caissond" not in found and found != f"cgroup {self.cgroup_parent}"]
 
     def destroy(self):
         """Pods, daemon, bridge and folders gone."""
