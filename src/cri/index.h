@@ -55,20 +55,27 @@ class Index {
   Index(Store* store, Store::Table table, std::string noun)
       : store_(store), table_(table), noun_(std::move(noun)) {}
 
-  // A name being created. The first to ask owns it; others wait until the owner has finished and get its outcome.
+  // A name being created. The first to ask owns it and must call Finish.
   struct Reservation {
     bool owner = false;
-    Result<std::string> outcome;  // of the owner; meaningful when !owner
+    bool exists = false;          // an object of that name is in the index already; outcome is its id
+    Result<std::string> outcome;  // meaningful when !owner: the id, or why the owner failed
   };
-  // Waits if the name's creation is under way. If an object of the name exists already: not owner, outcome its id.
-  Reservation Reserve(const std::string& name);
+  // If the name's creation is under way with the same `fingerprint`, waits for it and returns its outcome; with another
+  // fingerprint the outcome is kAlreadyExists.
+  Reservation Reserve(const std::string& name, const std::string& fingerprint);
   // The owner's last word: the id on success. After an error the name is free again.
   void Finish(const std::string& name, const Result<std::string>& outcome);
 
+  // Puts a record that says `creating` on disk only, so that a daemon that dies now leaves a trace to undo.
+  Result<> Announce(const Record& record);
+  // Takes the trace back, after the undo.
+  Result<> Withdraw(const std::string& id);
   // Puts the object on disk and into the index. Its name stays taken until Remove.
   Result<Ptr> Insert(Record record, const std::string& name);
-  // Reads the table back at start. `name_of` gives the metadata name of a record.
-  Result<> Load(const std::function<std::string(const Record&)>& name_of);
+  // Reads the table back at start. `name_of` gives the metadata name of a record. Returns the records that say
+  // `creating`: they are not in the index.
+  Result<std::vector<Record>> Load(const std::function<std::string(const Record&)>& name_of);
   // Changes the record; on disk first. Errors: the store's; then nothing has changed.
   Result<> Update(const Ptr& object, const std::function<void(Record&)>& change);
   // Forgets the object, on disk and here. Absent: success.
@@ -80,6 +87,7 @@ class Index {
 
  private:
   struct Pending {
+    std::string fingerprint;
     bool done = false;
     Result<std::string> outcome;
   };

@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cri/config.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <sstream>
+#include <variant>
+
+#include "base/id.h"
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/unique_fd.h"
+
+// Without exceptions parse errors are values.
+#define TOML_EXCEPTIONS 0
+#define TOML_ENABLE_FORMATTERS 1
+#include <toml++/toml.h>
+
+namespace caisson::cri {
+namespace {
+
+// Where a key's value goes. The one list of all keys: parsing and printing both walk it.
+struct Field {
+  std::string_view table, key;
+  std::variant<std::string*, int*, int64_t*, uint64_t*, bool*, std::vector<std::string>*, CgroupDriver*> at;
+};
+
+std::vector<Field> Fields(Config* c) {
+  return {
+      {"", "root", &c->root},
+      {"", "state", &c->state},
+      {"", "socket", &c->socket},
+      {"", "image_socket", &c->image_socket},
+      {"", "log_level", &c->log_level},
+      {"", "cgroup_driver", &c->cgroup_driver},
+      {"", "default_handler", &c->default_handler},
+      {"", "shim_path", &c->shim_path},
+      {"", "shim_timeout_seconds", &c->shim_timeout_seconds},
+      {"", "max_threads", &c->max_threads},
+      {"cni", "conf_dir", &c->cni.conf_dir},
+      {"cni", "bin_dirs", &c->cni.bin_dirs},
+      {"cni", "max_conf_files", &c->cni.max_conf_files},
+      {"cni", "add_timeout_seconds", &c->cni.add_timeout_seconds},
+      {"cni", "del_timeout_seconds", &c->cni.del_timeout_seconds},
+      {"images", "certs_dir", &c->images.certs_dir},
+      {"images", "docker_config", &c->images.docker_config},
+      {"images", "pinned", &c->images.pinned},
+      {"images", "max_parallel_downloads", &c->images.max_parallel_downloads},
+      {"images", "stall_timeout_seconds", &c->images.stall_timeout_seconds},
+      {"containers", "seccomp_default", &c->containers.seccomp_default},
+      {"containers", "seccomp_profile", &c->containers.seccomp_profile},
+      {"containers", "pids_limit", &c->containers.pids_limit},
+      {"containers", "shm_bytes", &c->containers.shm_bytes},
+      {"containers", "log_line_bytes", &c->containers.log_line_bytes},
+      {"containers", "nofile_limit", &c->containers.nofile_limit},
+      {"containers", "unprivileged_ports", &c->containers.unprivileged_ports},
+      {"containers", "unprivileged_icmp", &c->containers.unprivileged_icmp},
+      {"containers", "default_capabilities", &c->containers.default_capabilities},
+      {"containers", "cdi_spec_dirs", &c->containers.cdi_spec_dirs},
+  };
+}
+
+constexpr std::string_view kDriverWords[] = {"auto", "cgroupfs", "systemd"};
+
+std::string FullKey(std::string_view table, std::string_view key) {
+  return table.empty() ? std::string(key) : fmt::format("{}.{}", table, key);
+}
+
+// "config.toml:12: "
+std::string At(std::string_view origin, const toml::node& node) {
+  return fmt::format("{}:{}: ", origin, node.source().begin.line);
+}
+
+bool Assign(const toml::node& node, std::string* to) {
+  auto value = node.value_exact<std::string>();
+  if (value) *to = *value;
+  return value.has_value();
+}
+bool Assign(const toml::node& node, bool* to) {
+  auto value = node.value_exact<bool>();
+  if (value) *to = *value;
+  return value.has_value();
+}
+template <class Integer>
+bool AssignInteger(const toml::node& node, Integer* to) {
+  auto value = node.value_exact<int64_t>();
+  if (!value || !std::in_range<Integer>(*value)) return false;
+  *to = static_cast<Integer>(*value);
+  return true;
+}
+bool Assign(const toml::node& node, int* to) { return AssignInteger(node, to); }
+bool Assign(const toml::node& node, int64_t* to) { return AssignInteger(node, to); }
+bool Assign(const toml::node& node, uint64_t* to) { return AssignInteger(node, to); }
+bool Assign(const toml::node& node, std::vector<std::string>* to) {
+  const toml::array* array = node.as_array();
+  if (!array) return false;
+  std::vector<std::string> values;
+  for (const toml::node& element : *array) {
+    if (!Assign(element, &values.emplace_back())) return false;
+  }
+  *to = std::move(values);
+  return true;
+}
+bool Assign(const toml::node& node, CgroupDriver* to) {
+  std::string word;
+  if (!Assign(node, &word)) return false;
+  for (int i = 0; i < 3; ++i) {
+    if (word == kDriverWords[i]) return *to = static_cast<CgroupDriver>(i), true;
+  }
+  return false;
+}
+
+const char* TypeName(const Field& field) {
+  constexpr const char* kNames[] = {"a string",  "a number",           "a number", "a number that is not negative",
+                                    "a boolean", "an array of strings", "one of \"auto\", \"cgroupfs\", \"systemd\""};
+  return kNames[field.at.index()];
+}
+
+Result<> ReadHandlers(const toml::node& node, std::string_view origin, Config* config) {
+  const toml::table* handlers = node.as_table();
+  if (!handlers) return MakeError(Code::kInvalidArgument, "{}'handlers' must be a table", At(origin, node));
+  for (const auto& [name, value] : *handlers) {
+    const toml::table* table = value.as_table();
+    if (!table) {
+      return MakeError(Code::kInvalidArgument, "{}'handlers.{}' must be a table", At(origin, value), name.str());
+    }
+    HandlerConfig handler;
+    for (const auto& [key, entry] : *table) {
+      if (key.str() != "shim_path") {
+        return MakeError(Code::kInvalidArgument, "{}unknown key 'handlers.{}.{}'", At(origin, entry), name.str(),
+                         key.str());
+      }
+      if (!Assign(entry, &handler.shim_path)) {
+        return MakeError(Code::kInvalidArgument, "{}'handlers.{}.shim_path' must be a string", At(origin, entry),
+                         name.str());
+      }
+    }
+    config->handlers[std::string(name.str())] = std::move(handler);
+  }
+  return {};
+}
+
+Result<> ReadTable(const toml::table& table, std::string_view name, std::string_view origin, Config* config) {
+  auto fields = Fields(config);
+  for (const auto& [key, node] : table) {
+    if (name.empty() && key.str() == "handlers") {
+      TRY(ReadHandlers(node, origin, config));
+      continue;
+    }
+    bool is_table = name.empty() && std::any_of(fields.begin(), fields.end(),
+                                                [&](const Field& field) { return field.table == key.str(); });
+    if (is_table) {
+      const toml::table* inner = node.as_table();
+      if (!inner) return MakeError(Code::kInvalidArgument, "{}'{}' must be a table", At(origin, node), key.str());
+      TRY(ReadTable(*inner, key.str(), origin, config));
+      continue;
+    }
+    auto field = std::find_if(fields.begin(), fields.end(),
+                              [&](const Field& f) { return f.table == name && f.key == key.str(); });
+    if (field == fields.end()) {
+      return MakeError(Code::kInvalidArgument, "{}unknown key '{}'", At(origin, node), FullKey(name, key.str()));
+    }
+    if (!std::visit([&node = node](auto* at) { return Assign(node, at); }, field->at)) {
+      return MakeError(Code::kInvalidArgument, "{}'{}' must be {}", At(origin, node), FullKey(name, key.str()),
+                       TypeName(*field));
+    }
+  }
+  return {};
+}
+
+void Insert(toml::table* table, const Field& field) {
+  std::visit(
+      [&](auto* at) {
+        using T = std::remove_pointer_t<decltype(at)>;
+        if constexpr (std::is_same_v<T, std::vector<std::string>>) {
+          toml::array array;
+          for (const std::string& value : *at) array.push_back(value);
+          table->insert_or_assign(field.key, std::move(array));
+        } else if constexpr (std::is_same_v<T, CgroupDriver>) {
+          table->insert_or_assign(field.key, kDriverWords[static_cast<int>(*at)]);
+        } else if constexpr (std::is_same_v<T, uint64_t>) {
+          table->insert_or_assign(field.key, static_cast<int64_t>(*at));
+        } else {
+          table->insert_or_assign(field.key, *at);
+        }
+      },
+      field.at);
+}
+
+Result<> CheckPath(std::string_view key, const std::string& path, bool may_be_empty) {
+  if (path.empty() && may_be_empty) return {};
+  if (!path.starts_with('/') || path.size() > limits::kPathBytes || path.find('\0') != std::string::npos) {
+    return MakeError(Code::kInvalidArgument, "'{}' must be an absolute path, not '{}'", key, path);
+  }
+  return {};
+}
+
+Result<> CheckRange(std::string_view key, int64_t value, int64_t least, int64_t most) {
+  if (value >= least && value <= most) return {};
+  return MakeError(Code::kInvalidArgument, "'{}' must be between {} and {}, not {}", key, least, most, value);
+}
+
+}  // namespace
+
+Result<Config> ParseConfig(std::string_view text, std::string_view origin) {
+  if (text.size() > limits::kConfigFileBytes) {
+    return MakeError(Code::kInvalidArgument, "{}: longer than {} bytes", origin, limits::kConfigFileBytes);
+  }
+  toml::parse_result parsed = toml::parse(text);
+  if (!parsed) {
+    const toml::parse_error& error = parsed.error();
+    return MakeError(Code::kInvalidArgument, "{}:{}: {}", origin, error.source().begin.line, error.description());
+  }
+  Config config;
+  TRY(ReadTable(parsed.table(), "", origin, &config));
+  return config;
+}
+
+Result<Config> LoadConfig(const std::string& path, bool must_exist) {
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd) {
+    if (errno == ENOENT && !must_exist) return Config();
+    return ErrnoError("open '{}'", path);
+  }
+  std::string text;
+  char buffer[4096];
+  ssize_t n;
+  while ((n = read(fd.get(), buffer, sizeof buffer)) > 0) {
+    text.append(buffer, static_cast<size_t>(n));
+    if (text.size() > limits::kConfigFileBytes) break;  // ParseConfig says it
+  }
+  if (n < 0) return ErrnoError("read '{}'", path);
+  return ParseConfig(text, path);
+}
+
+Result<> ValidateConfig(const Config& config) {
+  TRY(CheckPath("root", config.root, false));
+  TRY(CheckPath("state", config.state, false));
+  TRY(CheckPath("socket", config.socket, true));
+  TRY(CheckPath("image_socket", config.image_socket, true));
+  TRY(CheckPath("shim_path", config.shim_path, true));
+  TRY(CheckPath("cni.conf_dir", config.cni.conf_dir, false));
+  for (const std::string& dir : config.cni.bin_dirs) TRY(CheckPath("cni.bin_dirs", dir, false));
+  TRY(CheckPath("images.certs_dir", config.images.certs_dir, true));
+  TRY(CheckPath("images.docker_config", config.images.docker_config, true));
+  TRY(CheckPath("containers.seccomp_profile", config.containers.seccomp_profile, true));
+  for (const std::string& dir : config.containers.cdi_spec_dirs) TRY(CheckPath("containers.cdi_spec_dirs", dir, false));
+  log::Level level;
+  if (!log::ParseLevel(config.log_level, &level)) {
+    return MakeError(Code::kInvalidArgument, "'log_level' must be debug, info, warn or error, not '{}'",
+                     config.log_level);
+  }
+  const std::string& seccomp = config.containers.seccomp_default;
+  if (seccomp != "RuntimeDefault" && seccomp != "Unconfined") {
+    return MakeError(Code::kInvalidArgument,
+                     "'containers.seccomp_default' must be RuntimeDefault or Unconfined, not '{}'", seccomp);
+  }
+  TRY(CheckRange("shim_timeout_seconds", config.shim_timeout_seconds, 1, 3600));
+  TRY(CheckRange("max_threads", config.max_threads, 8, 10'000));
+  TRY(CheckRange("cni.max_conf_files", config.cni.max_conf_files, 1, 64));
+  TRY(CheckRange("cni.add_timeout_seconds", config.cni.add_timeout_seconds, 1, 3600));
+  TRY(CheckRange("cni.del_timeout_seconds", config.cni.del_timeout_seconds, 1, 3600));
+  TRY(CheckRange("images.max_parallel_downloads", config.images.max_parallel_downloads, 1, 64));
+  TRY(CheckRange("images.stall_timeout_seconds", config.images.stall_timeout_seconds, 1, 3600));
+  TRY(CheckRange("containers.pids_limit", config.containers.pids_limit, 0, int64_t{1} << 31));
+  TRY(CheckRange("containers.shm_bytes", config.containers.shm_bytes, 4096, int64_t{1} << 40));
+  TRY(CheckRange("containers.log_line_bytes", config.containers.log_line_bytes, 64, 1 << 20));
+  for (const auto& [name, handler] : config.handlers) {
+    if (!IsSafeName(name)) return MakeError(Code::kInvalidArgument, "'{}' cannot be the name of a handler", name);
+    TRY(CheckPath(fmt::format("handlers.{}.shim_path", name), handler.shim_path, true));
+  }
+  if (!config.handlers.contains(config.default_handler)) {
+    return MakeError(Code::kInvalidArgument, "'default_handler' is '{}', which is not among the handlers",
+                     config.default_handler);
+  }
+  return {};
+}
+
+std::string FormatConfig(const Config& config) {
+  Config copy = config;
+  toml::table document;
+  for (const Field& field : Fields(&copy)) {
+    if (field.table.empty()) {
+      Insert(&document, field);
+      continue;
+    }
+    if (!document.contains(field.table)) document.insert_or_assign(field.table, toml::table());
+    Insert(document[field.table].as_table(), field);
+  }
+  toml::table handlers;
+  for (const auto& [name, handler] : config.handlers) {
+    handlers.insert_or_assign(name, toml::table{{"shim_path", handler.shim_path}});
+  }
+  document.insert_or_assign("handlers", std::move(handlers));
+  std::ostringstream out;
+  out << toml::toml_formatter(document) << "\n";
+  return out.str();
+}
+
+}  // namespace caisson::cri

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cri/pod_index.h"
+
+namespace caisson::cri {
+
+std::string PodName(const runtime::v1::PodSandboxMetadata& metadata) {
+  return fmt::format("{}_{}_{}_{}", metadata.name(), metadata.namespace_(), metadata.uid(), metadata.attempt());
+}
+
+bool MatchesLabels(const google::protobuf::Map<std::string, std::string>& labels,
+                   const google::protobuf::Map<std::string, std::string>& selector) {
+  for (const auto& [key, value] : selector) {
+    auto at = labels.find(key);
+    if (at == labels.end() || at->second != value) return false;
+  }
+  return true;
+}
+
+bool Matches(const PodRecord& pod, const runtime::v1::PodSandboxFilter& filter) {
+  // An id may be cut short (crictl shows 13 characters).
+  if (!filter.id().empty() && !pod.id().starts_with(filter.id())) return false;
+  if (filter.has_state() && pod.state() != filter.state().state()) return false;
+  return MatchesLabels(pod.config().labels(), filter.label_selector());
+}
+
+bool HostNetwork(const PodRecord& pod) {
+  return pod.config().linux().security_context().namespace_options().network() == runtime::v1::NODE;
+}
+
+}  // namespace caisson::cri
