@@ -152,7 +152,19 @@ def no_cloexec(root):
                     yield f"{name}:{number}: a descriptor without CLOEXEC"
 
 
-RULES = [arrows, sizes, licences, words, no_cloexec]
+def limits(root):
+    """docs/limits.md lists each constant of base/limits.h with its value."""
+    header, page = "src/base/limits.h", "docs/limits.md"
+    if not os.path.exists(os.path.join(root, header)):
+        return
+    text = "\n".join(read(root, page))
+    for line in read(root, header):
+        found = re.match(r"inline constexpr \S+ (k\w+) = (.+?);", line)
+        if found and f"| {found.group(1)} | `{found.group(2)}` |" not in text:
+            yield f"{page}: no row for {found.group(1)} = {found.group(2)}"
+
+
+RULES = [limits, arrows, sizes, licences, words, no_cloexec]
 
 
 def check(root):
