@@ -31,7 +31,8 @@ Result<> CheckDigest(std::string_view digest) {
   std::string_view algorithm = DigestAlgorithm(digest);
   std::string_view hex = DigestHex(digest);
   if (algorithm != kSha256 && algorithm != kSha512) {
-    return MakeError(Code::kInvalidArgument, "digest '{}': the algorithm must be sha256 or sha512", digest.substr(0, 160));
+    return MakeError(Code::kInvalidArgument, "digest '{}': the algorithm must be sha256 or sha512",
+                     digest.substr(0, 160));
   }
   size_t want = algorithm == kSha256 ? 64 : 128;
   if (hex.size() != want || !IsLowerHex(hex)) {
