@@ -4,6 +4,7 @@
 // exit. Thread-safe.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -24,6 +25,8 @@ class Container : public Entry<ContainerRecord> {
   bool WaitExited(const Deadline& deadline);
   // Wakes those who wait, after the record was changed.
   void NotifyChanged();
+  // Set by the first StopContainer that sent the stop signal: it is sent once.
+  std::atomic<bool> stop_signal_sent = false;
 
  private:
   std::mutex exit_mutex_;

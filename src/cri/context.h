@@ -9,6 +9,7 @@
 // (server.cc logs failures once).
 #pragma once
 
+#include "cri/background.h"
 #include "cri/config.h"
 #include "cri/container_index.h"
 #include "cri/fault.h"
@@ -27,6 +28,7 @@ struct Context {
   net::Cni& cni;
   Shims& shims;
   const FaultPoints& faults;
+  Background& background;
   bool systemd_cgroup = false;  // the driver in use, Config::cgroup_driver resolved
 };
 

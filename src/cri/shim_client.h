@@ -12,7 +12,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <thread>
+#include <vector>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
@@ -61,20 +61,28 @@ class Shims {
     std::string pod_id;
     std::string program;   // the companion's binary
     std::string pod_dir;   // holds shim.sock and shim.log
-    std::string state_dir; // for the companion's own files
+    std::vector<std::string> arguments;  // after `serve --id … --listen-fd 3`
   };
-  // Called once on the loop's thread when a companion died. Must not block: hand over to another thread.
-  using GoneCallback = std::function<void(const std::string& pod_id)>;
+  // Called on the loop's thread: `died`: the companion is dead and its last words have been read; else only the
+  // connection has ended. Must not block: hand over to another thread.
+  using EndCallback = std::function<void(const std::string& pod_id, bool died)>;
 
   static Result<std::unique_ptr<Shims>> Create(int64_t default_timeout_millis);
   virtual ~Shims() = default;  // companions live on
+  // Ends the loop's thread: no callback runs afterwards, calls fail when their connection is closed.
+  virtual void Stop() = 0;
 
-  virtual void OnGone(GoneCallback callback) = 0;
+  // Before the first Spawn or Attach.
+  virtual void OnEnd(EndCallback callback) = 0;
   // Starts a companion and connects to it.
   virtual Result<std::shared_ptr<ShimClient>> Spawn(const SpawnOptions& options) = 0;
   // Connects to a companion of a former daemon; kNotFound if it is not that process any more.
   virtual Result<std::shared_ptr<ShimClient>> Attach(const std::string& pod_id, const std::string& pod_dir, int pid,
                                                      uint64_t start_ticks) = 0;
 };
+
+// Runs `program arguments…` of the companion to its end, under a deadline; its output goes to `log_path`.
+Result<> RunCompanionCommand(const std::string& program, const std::vector<std::string>& arguments,
+                             const std::string& log_path, int64_t deadline_millis);
 
 }  // namespace caisson::cri

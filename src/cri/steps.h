@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Steps: the named steps of one operation on a pod or container. Each is timed for the timeline, is a fault point
+// "<operation>.<step>", and has its name put before the message of its failure. Thread-safe: an operation may
+// run steps on several threads at once.
+#pragma once
+
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "caisson/daemon/v1/record.pb.h"
+#include "cri/fault.h"
+
+namespace caisson::cri {
+
+class Steps {
+ public:
+  Steps(const FaultPoints& faults, std::string operation) : faults_(faults), operation_(std::move(operation)) {}
+
+  // Runs `work`, which returns a Result<>. Register its undo before: it is tried also when the step failed half-way.
+  template <class Work>
+  Result<> Run(std::string_view name, Work work) {
+    int64_t begin = NowNanos(), begin_mono = MonotonicNanos();
+    Result<> result = work();
+    if (result) result = faults_.At(fmt::format("{}.{}", operation_, name));
+    daemon::v1::TimelineStep step;
+    step.set_operation(operation_);
+    step.set_name(std::string(name));
+    step.set_begin_nanos(begin);
+    step.set_end_nanos(begin + (MonotonicNanos() - begin_mono));
+    if (!result) step.set_error(result.error().message);
+    std::lock_guard lock(mutex_);
+    steps_.push_back(std::move(step));
+    return result;
+  }
+
+  // Appends what has run so far to a record's timeline, which is kept bounded: the oldest go first.
+  void AppendTo(google::protobuf::RepeatedPtrField<daemon::v1::TimelineStep>* timeline) const {
+    constexpr int kMaxSteps = 128;
+    std::lock_guard lock(mutex_);
+    for (const auto& step : steps_) *timeline->Add() = step;
+    if (timeline->size() > kMaxSteps) timeline->DeleteSubrange(0, timeline->size() - kMaxSteps);
+  }
+
+ private:
+  const FaultPoints& faults_;
+  const std::string operation_;
+  mutable std::mutex mutex_;
+  std::vector<daemon::v1::TimelineStep> steps_;
+};
+
+}  // namespace caisson::cri
