@@ -29,6 +29,7 @@ struct Context {
   Shims& shims;
   const FaultPoints& faults;
   Background& background;
+  std::string boot_id;          // /proc/sys/kernel/random/boot_id
   bool systemd_cgroup = false;  // the driver in use, Config::cgroup_driver resolved
 };
 

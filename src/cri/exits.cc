@@ -70,7 +70,7 @@ void WatchExit(Context& context, const ContainerPtr& container, const std::share
 void RecordExit(Context& context, const ContainerPtr& container, const Exit& exit) {
   if (container->Get()->state() == v1::CONTAINER_EXITED) return;
   int64_t finished = exit.finished_at_nanos ? exit.finished_at_nanos : NowNanos();
-  auto updated = context.containers.Update(container, [&](ContainerRecord& record) {
+  auto updated = context.containers.Observe(container, [&](ContainerRecord& record) {
     if (record.state() == v1::CONTAINER_EXITED) return;
     record.set_state(v1::CONTAINER_EXITED);
     record.set_exit_code(exit.exit_code);
@@ -108,7 +108,7 @@ void PodDied(Context& context, const std::string& pod_id) {
   }
   if (!unexpected) return;
   log::Warn("the companion of pod {} died", pod_id);
-  (void)context.pods.Update(*pod, [](PodRecord& record) {
+  (void)context.pods.Observe(*pod, [](PodRecord& record) {
     if (record.state() == v1::SANDBOX_NOTREADY) return;
     record.set_state(v1::SANDBOX_NOTREADY);
     record.set_stopped_at_nanos(NowNanos());

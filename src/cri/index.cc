@@ -85,7 +85,7 @@ Result<std::vector<typename Index<Object>::Record>> Index<Object>::Load(
 }
 
 template <class Object>
-Result<> Index<Object>::Update(const Ptr& object, const std::function<void(Record&)>& change) {
+Result<> Index<Object>::Change(const Ptr& object, const std::function<void(Record&)>& change, bool even_unwritten) {
   std::lock_guard one_at_a_time(object->update_);
   {
     // An object that Remove has taken out must not come back on disk.
@@ -96,10 +96,11 @@ Result<> Index<Object>::Update(const Ptr& object, const std::function<void(Recor
   }
   auto next = std::make_shared<Record>(*object->Get());
   change(*next);
-  TRY(store_->Put(table_, object->id(), next->SerializeAsString()));
+  auto written = store_->Put(table_, object->id(), next->SerializeAsString());
+  if (!written && !even_unwritten) return written;
   std::lock_guard lock(object->mutex_);
   object->record_ = std::move(next);
-  return {};
+  return written;
 }
 
 template <class Object>

@@ -77,7 +77,13 @@ class Index {
   // `creating`: they are not in the index.
   Result<std::vector<Record>> Load(const std::function<std::string(const Record&)>& name_of);
   // Changes the record; on disk first. Errors: the store's; then nothing has changed.
-  Result<> Update(const Ptr& object, const std::function<void(Record&)>& change);
+  Result<> Update(const Ptr& object, const std::function<void(Record&)>& change) {
+    return Change(object, change, false);
+  }
+  // The same for what has happened whether the disk takes it or not (an exit): seen also when writing failed.
+  Result<> Observe(const Ptr& object, const std::function<void(Record&)>& change) {
+    return Change(object, change, true);
+  }
   // Forgets the object, on disk and here. Absent: success.
   Result<> Remove(const std::string& id);
 
@@ -86,6 +92,8 @@ class Index {
   std::vector<Ptr> List() const;  // oldest first
 
  private:
+  Result<> Change(const Ptr& object, const std::function<void(Record&)>& change, bool even_unwritten);
+
   struct Pending {
     std::string fingerprint;
     bool done = false;

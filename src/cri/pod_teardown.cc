@@ -33,7 +33,7 @@ bool NothingLeft(const PodRecord& record) {
 }
 
 // SIGKILL for all containers at once, then one deadline for all of them.
-void KillContainers(Context& context, const std::vector<ContainerPtr>& containers,
+void KillContainers(const std::vector<ContainerPtr>& containers,
                     const std::shared_ptr<ShimClient>& shim) {
   Deadline deadline = Deadline::After(kContainersMillis);
   for (const ContainerPtr& container : containers) {
@@ -49,8 +49,7 @@ void KillContainers(Context& context, const std::vector<ContainerPtr>& container
     // What does not end now ends with its companion; PodDied or StopPod records that.
     if (!container->WaitExited(deadline)) log::Warn("container {} did not end on SIGKILL in time", container->id());
   }
-  (void)context;
-}
+  }
 
 }  // namespace
 
@@ -116,7 +115,7 @@ Result<> CleanUpAfterCompanion(Context& context, const PodPtr& pod) {
   if (pod->Get()->shim_pid() == 0) return {};
   TRY(RunCleanup(context, *pod->Get()));
   pod->set_shim(nullptr);
-  return context.pods.Update(pod, [](PodRecord& record) {
+  return context.pods.Observe(pod, [](PodRecord& record) {
     record.set_shim_pid(0);
     record.set_sandbox_pid(0);
   });
@@ -128,14 +127,15 @@ Result<> StopPod(Context& context, const PodPtr& pod) {
   std::shared_ptr<ShimClient> shim = pod->shim();
   auto containers = ContainersOf(context, pod->id());
   // Seen as not ready from now on, so that nothing new starts in it.
-  TRY(context.pods.Update(pod, [](PodRecord& changed) {
+  // A full disk must not keep a pod from being stopped; what could not be written is said at the end.
+  (void)context.pods.Observe(pod, [](PodRecord& changed) {
     if (changed.state() == v1::SANDBOX_NOTREADY) return;
     changed.set_state(v1::SANDBOX_NOTREADY);
     changed.set_stopped_at_nanos(NowNanos());
-  }));
+  });
   Steps steps(context.faults, "stop_pod_sandbox");
   if (shim && !shim->gone()) {
-    (void)steps.Run("kill_containers", [&]() -> Result<> { return KillContainers(context, containers, shim), Result<>(); });
+    (void)steps.Run("kill_containers", [&]() -> Result<> { return KillContainers(containers, shim), Result<>(); });
   }
   // CNI DEL takes long and needs nothing of the companion.
   Result<> network;
@@ -160,14 +160,14 @@ Result<> StopPod(Context& context, const PodPtr& pod) {
     }
     pod->set_shim(nullptr);
   }
-  TRY(context.pods.Update(pod, [&](PodRecord& changed) {
+  Result<> written = context.pods.Observe(pod, [&](PodRecord& changed) {
     steps.AppendTo(changed.mutable_timeline());
     if (companion) changed.set_shim_pid(0), changed.set_sandbox_pid(0);
     if (network) changed.mutable_network()->set_attached(false), changed.clear_netns_path();
-  }));
+  });
   TRY(std::move(companion));
   TRY(std::move(network));
-  return {};
+  return written;
 }
 
 Result<> KillContainer(Context& context, const ContainerPtr& container, int64_t deadline_millis) {

@@ -25,6 +25,7 @@ namespace {
 
 constexpr const char* kSocketName = "shim.sock";
 constexpr const char* kLogName = "shim.log";
+constexpr const char* kPidName = "shim.pid";  // "<pid> <start ticks>"
 // Enough that a companion that is stopped for a while does not refuse a daemon that comes back.
 constexpr int kBacklog = 64;
 constexpr int64_t kLastWordsMillis = 200;
@@ -79,6 +80,15 @@ uint64_t StartTicks(int pid) {
   auto fields = Split(text.substr(end + 2), ' ');  // fields[0] is field 3
   if (fields.size() < 20) return 0;
   return ParseUint64(fields[19]).value_or(0);
+}
+
+Result<> WritePid(int dir, int pid, uint64_t ticks) {
+  UniqueFd file(openat(dir, kPidName, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+  std::string text = fmt::format("{} {}\n", pid, ticks);
+  if (!file || write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+    return ErrnoError("write '{}'", kPidName);
+  }
+  return {};
 }
 
 // What a companion inherits: nothing that was meant for the daemon (NOTIFY_SOCKET) or may be secret (proxies).
@@ -225,7 +235,9 @@ class LoopShims : public Shims {
     });
     if (!pidfd) return ErrnoError("pidfd_open of the companion");
     UniqueFd socket = TRY(ConnectIn(dir.get()));
-    auto connection = TRY(Connect(options.pod_id, pid, std::move(pidfd), StartTicks(pid), std::move(socket)));
+    uint64_t ticks = StartTicks(pid);
+    TRY(WritePid(dir.get(), pid, ticks));
+    auto connection = TRY(Connect(options.pod_id, pid, std::move(pidfd), ticks, std::move(socket)));
     kill_it.Dismiss();
     return connection;
   }
@@ -240,6 +252,21 @@ class LoopShims : public Shims {
     UniqueFd dir = TRY(OpenDir(pod_dir));
     UniqueFd socket = TRY(ConnectIn(dir.get()));
     return Connect(pod_id, pid, std::move(pidfd), start_ticks, std::move(socket));
+  }
+
+  Result<std::shared_ptr<ShimClient>> AttachByFile(const std::string& pod_id, const std::string& pod_dir) override {
+    UniqueFd dir = TRY(OpenDir(pod_dir));
+    UniqueFd file(openat(dir.get(), kPidName, O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
+    char buffer[64] = {};
+    if (!file || read(file.get(), buffer, sizeof buffer - 1) <= 0) {
+      return MakeError(Code::kNotFound, "pod '{}' has no companion on record", pod_id);
+    }
+    auto words = Split(Trim(buffer), ' ');
+    auto pid = ParseInt64(words.front()), ticks = ParseInt64(words.back());
+    if (words.size() != 2 || !pid || !ticks || *pid <= 1 || *pid > INT32_MAX) {
+      return MakeError(Code::kDataLoss, "'{}/{}' is damaged", pod_dir, kPidName);
+    }
+    return Attach(pod_id, pod_dir, static_cast<int>(*pid), static_cast<uint64_t>(*ticks));
   }
 
  private:

@@ -60,7 +60,7 @@ class Shims {
   struct SpawnOptions {
     std::string pod_id;
     std::string program;   // the companion's binary
-    std::string pod_dir;   // holds shim.sock and shim.log
+    std::string pod_dir;   // holds shim.sock, shim.pid and shim.log
     std::vector<std::string> arguments;  // after `serve --id … --listen-fd 3`
   };
   // Called on the loop's thread: `died`: the companion is dead and its last words have been read; else only the
@@ -79,6 +79,8 @@ class Shims {
   // Connects to a companion of a former daemon; kNotFound if it is not that process any more.
   virtual Result<std::shared_ptr<ShimClient>> Attach(const std::string& pod_id, const std::string& pod_dir, int pid,
                                                      uint64_t start_ticks) = 0;
+  // The same for a companion that no record names: its pid is read from the file Spawn wrote beside the socket.
+  virtual Result<std::shared_ptr<ShimClient>> AttachByFile(const std::string& pod_id, const std::string& pod_dir) = 0;
 };
 
 // Runs `program arguments…` of the companion to its end, under a deadline; its output goes to `log_path`.

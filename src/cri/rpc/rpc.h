@@ -50,4 +50,8 @@ CAISSON_RPC(ImageFsInfo);
 
 #undef CAISSON_RPC
 
+// What the status calls and events say of a record.
+v1::PodSandboxStatus PodStatusOf(const PodRecord& record);
+v1::ContainerStatus ContainerStatusOf(const ContainerRecord& record);
+
 }  // namespace caisson::cri

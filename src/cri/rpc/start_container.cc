@@ -11,6 +11,7 @@ namespace task = containerd::task::v3;
 
 // What a shell answers for a program it cannot start, and containerd for a failed start.
 constexpr int kStartErrorExitCode = 128;
+constexpr int64_t kKillMillis = 10'000;
 
 const char* StateWord(v1::ContainerState state) {
   switch (state) {
@@ -23,7 +24,7 @@ const char* StateWord(v1::ContainerState state) {
 
 // The container has ended without ever running; CRI shows that as EXITED with the reason StartError.
 void RecordStartError(Context& context, const ContainerPtr& container, const Error& error, const Steps& steps) {
-  (void)context.containers.Update(container, [&](ContainerRecord& record) {
+  (void)context.containers.Observe(container, [&](ContainerRecord& record) {
     record.set_state(v1::CONTAINER_EXITED);
     record.set_exit_code(kStartErrorExitCode);
     record.set_finished_at_nanos(NowNanos());
@@ -60,6 +61,7 @@ Result<v1::StartContainerResponse> StartContainer(Context& context, const v1::St
     started_at = NowNanos();
     return {};
   });
+  bool running = started.has_value();
   if (started) {
     started = steps.Run("record", [&] {
       return context.containers.Update(container, [&](ContainerRecord& record) {
@@ -73,6 +75,8 @@ Result<v1::StartContainerResponse> StartContainer(Context& context, const v1::St
     });
   }
   if (!started) {
+    // A container that runs without the index saying so could not be stopped by anybody.
+    if (running) (void)KillContainer(context, container, kKillMillis);
     RecordStartError(context, container, started.error(), steps);
     task::DeleteRequest remove;
     remove.set_id(container->id());

@@ -1,0 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cri/server.h"
+
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/resource_quota.h>
+
+#include "cri/v1/api.grpc.pb.h"
+
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+
+#include <chrono>
+
+#include "base/log.h"
+#include "base/unique_fd.h"
+#include "cri/rpc/rpc.h"
+
+namespace caisson::cri {
+namespace {
+
+constexpr int kMaxReceiveBytes = 16 << 20;  // what the kubelet itself allows
+constexpr size_t kMaxMessageChars = 3000;   // a status message travels in a header, which clients limit to 8 KiB
+
+grpc::Status ToStatus(const char* verb, const Error& error) {
+  // A list of what was asked for and is not there is everyday business of a kubelet.
+  if (error.code == Code::kNotFound) {
+    log::Debug("{}: {}", verb, error.message);
+  } else {
+    log::Warn("{}: {}", verb, error.message);
+  }
+  return {static_cast<grpc::StatusCode>(error.code), error.message.substr(0, kMaxMessageChars)};
+}
+
+template <class Request, class Response>
+grpc::Status Serve(Context& context, const char* verb, Result<Response> (*work)(Context&, const Request&),
+                   const Request& request, Response* response) {
+  log::Debug("{}", verb);
+  auto result = work(context, request);
+  if (!result) return ToStatus(verb, result.error());
+  response->Swap(&*result);
+  return grpc::Status::OK;
+}
+
+grpc::Status Unimplemented(const char* verb) {
+  return {grpc::StatusCode::UNIMPLEMENTED, fmt::format("caissond does not implement the CRI verb {} yet", verb)};
+}
+
+#define SERVE(Verb)                                                                              \
+  grpc::Status Verb(grpc::ServerContext*, const v1::Verb##Request* request, v1::Verb##Response* response) override { \
+    return Serve(context_, #Verb, &cri::Verb, *request, response);                               \
+  }
+#define REFUSE(Verb, RequestType, ResponseType)                                                  \
+  grpc::Status Verb(grpc::ServerContext*, const v1::RequestType*, v1::ResponseType*) override {  \
+    return Unimplemented(#Verb);                                                                 \
+  }
+#define REFUSE_STREAM(Verb, RequestType, ResponseType)                                           \
+  grpc::Status Verb(grpc::ServerContext*, const v1::RequestType*, grpc::ServerWriter<v1::ResponseType>*) override { \
+    return Unimplemented(#Verb);                                                                 \
+  }
+
+class RuntimeService final : public v1::RuntimeService::Service {
+ public:
+  explicit RuntimeService(Context& context) : context_(context) {}
+
+  SERVE(Version)
+  SERVE(RunPodSandbox)
+  SERVE(StopPodSandbox)
+  SERVE(RemovePodSandbox)
+  SERVE(PodSandboxStatus)
+  SERVE(ListPodSandbox)
+  SERVE(CreateContainer)
+  SERVE(StartContainer)
+  SERVE(StopContainer)
+  SERVE(RemoveContainer)
+  SERVE(ListContainers)
+  SERVE(ContainerStatus)
+  SERVE(UpdateContainerResources)
+  SERVE(ReopenContainerLog)
+  SERVE(ExecSync)
+  SERVE(ContainerStats)
+  SERVE(ListContainerStats)
+  SERVE(PodSandboxStats)
+  SERVE(ListPodSandboxStats)
+  SERVE(UpdateRuntimeConfig)
+  SERVE(Status)
+  SERVE(RuntimeConfig)
+
+  REFUSE(Exec, ExecRequest, ExecResponse)
+  REFUSE(Attach, AttachRequest, AttachResponse)
+  REFUSE(PortForward, PortForwardRequest, PortForwardResponse)
+  REFUSE(CheckpointContainer, CheckpointContainerRequest, CheckpointContainerResponse)
+  REFUSE(ListMetricDescriptors, ListMetricDescriptorsRequest, ListMetricDescriptorsResponse)
+  REFUSE(ListPodSandboxMetrics, ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse)
+  REFUSE(UpdatePodSandboxResources, UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse)
+  REFUSE_STREAM(GetContainerEvents, GetEventsRequest, ContainerEventResponse)
+  REFUSE_STREAM(StreamPodSandboxes, StreamPodSandboxesRequest, StreamPodSandboxesResponse)
+  REFUSE_STREAM(StreamContainers, StreamContainersRequest, StreamContainersResponse)
+  REFUSE_STREAM(StreamContainerStats, StreamContainerStatsRequest, StreamContainerStatsResponse)
+  REFUSE_STREAM(StreamPodSandboxStats, StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse)
+  REFUSE_STREAM(StreamPodSandboxMetrics, StreamPodSandboxMetricsRequest, StreamPodSandboxMetricsResponse)
+
+ private:
+  Context& context_;
+};
+
+class ImageService final : public v1::ImageService::Service {
+ public:
+  explicit ImageService(Context& context) : context_(context) {}
+
+  SERVE(ListImages)
+  SERVE(ImageStatus)
+  SERVE(PullImage)
+  SERVE(RemoveImage)
+  SERVE(ImageFsInfo)
+  REFUSE_STREAM(StreamImages, StreamImagesRequest, StreamImagesResponse)
+
+ private:
+  Context& context_;
+};
+
+// A socket file that nobody serves is replaced; one that is served is somebody's.
+Result<> CheckFree(const std::string& path) {
+  sockaddr_un address = {};
+  if (path.size() >= sizeof address.sun_path) {
+    return MakeError(Code::kInvalidArgument, "the socket path '{}' is longer than {} bytes", path,
+                     sizeof address.sun_path - 1);
+  }
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, path.size());
+  UniqueFd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!fd) return ErrnoError("socket");
+  int rc = connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof address);
+  if (rc == 0 || errno == EAGAIN) {
+    return MakeError(Code::kFailedPrecondition, "the socket '{}' is served by another process", path);
+  }
+  return {};
+}
+
+class GrpcServer : public Server {
+ public:
+  explicit GrpcServer(Context& context) : runtime_(context), image_(context) {}
+
+  Result<> Listen(const Config& config) {
+    std::string socket = config.SocketPath();
+    grpc::ServerBuilder builder;
+    grpc::ResourceQuota quota("caissond");
+    quota.SetMaxThreads(config.max_threads);
+    builder.SetResourceQuota(quota);
+    builder.SetMaxReceiveMessageSize(kMaxReceiveBytes);
+    builder.SetMaxSendMessageSize(-1);
+    // One queue, one or two threads waiting on it: what is idle costs little, and each RPC in work has its own thread.
+    builder.SetSyncServerOption(grpc::ServerBuilder::NUM_CQS, 1);
+    builder.SetSyncServerOption(grpc::ServerBuilder::MIN_POLLERS, 1);
+    builder.SetSyncServerOption(grpc::ServerBuilder::MAX_POLLERS, 2);
+    TRY(CheckFree(socket));
+    int bound = 0, image_bound = 1;
+    // gRPC makes the socket with the process's umask: never open to others, not even for a moment.
+    mode_t old = umask(0117);
+    builder.AddListeningPort("unix:" + socket, grpc::InsecureServerCredentials(), &bound);
+    builder.RegisterService(&runtime_);
+    builder.RegisterService(&image_);
+    if (!config.image_socket.empty()) {
+      auto free = CheckFree(config.image_socket);
+      if (!free) return umask(old), std::move(free.error());
+      builder.AddListeningPort("unix:" + config.image_socket, grpc::InsecureServerCredentials(), &image_bound);
+    }
+    server_ = builder.BuildAndStart();
+    umask(old);
+    if (!server_ || bound == 0 || image_bound == 0) {
+      return MakeError(Code::kUnavailable, "cannot serve on '{}'", bound ? config.image_socket : socket);
+    }
+    return {};
+  }
+
+  void Stop(int64_t millis) override {
+    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(millis));
+    server_->Wait();
+  }
+
+ private:
+  RuntimeService runtime_;
+  ImageService image_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Server>> Server::Start(Context& context) {
+  auto server = std::make_unique<GrpcServer>(context);
+  TRY(server->Listen(context.config));
+  return std::unique_ptr<Server>(std::move(server));
+}
+
+}  // namespace caisson::cri
