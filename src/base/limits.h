@@ -32,5 +32,10 @@ inline constexpr size_t kCniOutputBytes = 1 << 20;          // stdout of a CNI p
 inline constexpr size_t kExecSyncBytes = 16 << 20;          // stdout and stderr of ExecSync, each (what the CRI demands)
 inline constexpr size_t kConfigFileBytes = 1 << 20;         // config.toml, hosts.toml, a CNI conflist
 inline constexpr size_t kLogChunkBytes = 16 << 10;          // longest CRI log line before it is split into P parts
+inline constexpr size_t kMountInfoBytes = 16 << 20;         // /proc/<pid>/mountinfo
+inline constexpr size_t kCgroupFileBytes = 1 << 20;         // one file of a cgroup, /proc/<pid>/cgroup
+inline constexpr int kCgroupDepth = 64;                     // cgroups nested below a container's own
+inline constexpr int kCgroupPids = 4'194'304;               // processes listed of one cgroup (the kernel's PID_MAX_LIMIT)
+inline constexpr int kSeccompSyscalls = 4096;               // rules, and names in one rule, of a seccomp profile
 
 }  // namespace caisson::limits
