@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <memory>
+
+#include <nlohmann/json.hpp>
+
+#include "base/json.h"
+#include "cli/command.h"
+#include "cli/host_checks.h"
+
+namespace caisson::cli {
+
+using runtime::v1::RuntimeService;
+
+namespace {
+
+const char* Word(Verdict verdict) {
+  return verdict == Verdict::kOk ? "ok" : verdict == Verdict::kWarn ? "warn" : "FAIL";
+}
+
+HostCheck Daemon(Client& client) {
+  auto status = client.Call(client.runtime(), &RuntimeService::Stub::Status, runtime::v1::StatusRequest(), 3);
+  if (!status) return {Verdict::kWarn, "caissond", "no answer at " + client.socket(), "systemctl enable --now caissond"};
+  for (const auto& condition : status->status().conditions()) {
+    if (!condition.status()) return {Verdict::kWarn, "caissond", condition.type() + " is false: " + condition.message(), "see `caisson inspect`, the daemon's log"};
+  }
+  return {Verdict::kOk, "caissond", "ready at " + client.socket(), ""};
+}
+
+}  // namespace
+
+void AddDoctor(CLI::App& app, Command& command) {
+  CLI::App* sub = app.add_subcommand("doctor", "What this host offers and lacks, with the remedy; exit status 1 if something must be mended");
+  auto conf_dir = std::make_shared<std::string>("/etc/cni/net.d");
+  sub->add_option("--cni-conf-dir", *conf_dir, "Where the CNI configuration is")->capture_default_str();
+  command.AddOutput(sub);
+  sub->callback([&command, conf_dir] {
+    auto checks = CheckHost("", *conf_dir);
+    checks.push_back(Daemon(command.client()));
+    Json list = Json::array();
+    std::vector<std::vector<std::string>> rows;
+    for (const auto& check : checks) {
+      if (check.verdict == Verdict::kFail) command.exit_code = 1;
+      list.push_back({{"verdict", Word(check.verdict)}, {"name", check.name}, {"fact", check.fact}, {"remedy", check.remedy}});
+      rows.push_back({Word(check.verdict), check.name, check.fact + (check.remedy.empty() ? "" : "  ->  " + check.remedy)});
+    }
+    Print(command.json() ? DumpJson(list) + "\n" : FormatTable(rows));
+  });
+}
+
+}  // namespace caisson::cli

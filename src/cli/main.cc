@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// caisson: the operator's command.
+#include <csignal>
+#include <cstdlib>
+
+#include "cli/command.h"
+
+int main(int argc, char** argv) {
+  using namespace caisson::cli;
+  std::signal(SIGPIPE, SIG_IGN);  // a reader that goes away is an error of write(2), not our end
+
+  CLI::App app("Run and look at pods on this node, through caissond's CRI socket.\n\n"
+               "  caisson run --rm docker.io/library/busybox:1.36 echo hello\n"
+               "  caisson pods; caisson ps; caisson logs -f NAME\n"
+               "  caisson doctor            what this host offers and lacks\n"
+               "  caisson explain POD       where the time of a pod's start went",
+               "caisson");
+  app.require_subcommand(1);
+  app.get_formatter()->column_width(34);
+
+  Command command;
+  const char* from_environment = std::getenv("CAISSON_SOCKET");
+  command.socket = from_environment ? from_environment : "/run/caisson/caisson.sock";
+  app.add_option("--socket,--address", command.socket, "caissond's socket (also: $CAISSON_SOCKET)")->capture_default_str();
+
+  for (auto add : {AddRun, AddPods, AddPs, AddLogs, AddExec, AddStop, AddRm, AddPull, AddImages, AddRmi, AddImport,
+                   AddInspect, AddStats, AddExplain, AddDoctor, AddConfig, AddVersion, AddCompletion}) {
+    add(app, command);
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error);
+  }
+  return command.exit_code;
+}
