@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // caisson: the operator's command.
-#include <csignal>
 #include <cstdlib>
 
 #include "cli/command.h"
+#include "cli/interrupt.h"
 
 int main(int argc, char** argv) {
   using namespace caisson::cli;
-  std::signal(SIGPIPE, SIG_IGN);  // a reader that goes away is an error of write(2), not our end
+  IgnoreBrokenPipes();
 
   CLI::App app("Run and look at pods on this node, through caissond's CRI socket.\n\n"
                "  caisson run --rm docker.io/library/busybox:1.36 echo hello\n"

@@ -3,7 +3,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <csignal>
 #include <filesystem>
 #include <memory>
 
@@ -11,6 +10,7 @@
 #include "base/scope_exit.h"
 #include "base/strings.h"
 #include "cli/command.h"
+#include "cli/interrupt.h"
 #include "cli/lifecycle.h"
 #include "cli/log_reader.h"
 
@@ -26,8 +26,6 @@ struct RunOptions {
   std::vector<std::string> command, environment, volumes, ports;
   bool remove = false, detach = false, host_network = false, read_only = false, privileged = false;
 };
-
-volatile std::sig_atomic_t interrupted = 0;
 
 // What a started container is, for following and cleaning up.
 struct Started {
@@ -156,10 +154,7 @@ Result<int> Attach(Client& client, const Started& started) {
   request.set_container_id(started.container_id);
   int wait_millis = 2;
   for (;;) {
-    if (interrupted) {
-      interrupted = 0;
-      TRY(StopContainer(client, started.container_id, 5));
-    }
+    if (TakeInterrupt()) TRY(StopContainer(client, started.container_id, 5));
     auto status = TRY(client.Call(client.runtime(), &RuntimeService::Stub::ContainerStatus, request));
     TRY(reader.ReadNew(print));
     if (status.status().state() == runtime::v1::CONTAINER_EXITED) {
@@ -178,10 +173,7 @@ Result<> Run(Command& command, RunOptions& options) {
     Print(started.pod_id + "\n");
     return {};
   }
-  struct sigaction action {};
-  action.sa_handler = [](int) { interrupted = 1; };
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  CatchInterrupts();
   auto code = Attach(client, started);
   if (options.remove) {
     TRY(StopPod(client, started.pod_id));
