@@ -50,15 +50,13 @@ Result<> Index<Object>::Withdraw(const std::string& id) {
 }
 
 template <class Object>
-Result<typename Index<Object>::Ptr> Index<Object>::Insert(Record record, const std::string& name) {
-  record.set_creating(false);
-  TRY(store_->Put(table_, record.id(), record.SerializeAsString()));
-  auto object = std::make_shared<Object>(std::move(record));
+Result<> Index<Object>::Insert(const Ptr& object, const std::string& name) {
+  TRY(store_->Put(table_, object->id(), object->Get()->SerializeAsString()));
   std::lock_guard lock(mutex_);
   objects_[object->id()] = object;
   names_[name] = object->id();
   names_by_id_[object->id()] = name;
-  return object;
+  return {};
 }
 
 template <class Object>

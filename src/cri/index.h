@@ -71,8 +71,8 @@ class Index {
   Result<> Announce(const Record& record);
   // Takes the trace back, after the undo.
   Result<> Withdraw(const std::string& id);
-  // Puts the object on disk and into the index. Its name stays taken until Remove.
-  Result<Ptr> Insert(Record record, const std::string& name);
+  // Puts a finished object on disk and then into the index. Its name stays taken until Remove.
+  Result<> Insert(const Ptr& object, const std::string& name);
   // Reads the table back at start. `name_of` gives the metadata name of a record. Returns the records that say
   // `creating`: they are not in the index.
   Result<std::vector<Record>> Load(const std::function<std::string(const Record&)>& name_of);

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cri/pod_index.h"
 
+#include <google/protobuf/io/coded_stream.h>
+#include <google/protobuf/io/zero_copy_stream_impl_lite.h>
+
 namespace caisson::cri {
 
 std::string PodName(const runtime::v1::PodSandboxMetadata& metadata) {
@@ -25,6 +28,18 @@ bool Matches(const PodRecord& pod, const runtime::v1::PodSandboxFilter& filter) 
 
 bool HostNetwork(const PodRecord& pod) {
   return pod.config().linux().security_context().namespace_options().network() == runtime::v1::NODE;
+}
+
+std::string Fingerprint(const google::protobuf::Message& message) {
+  std::string bytes;
+  {
+    google::protobuf::io::StringOutputStream stream(&bytes);
+    google::protobuf::io::CodedOutputStream coded(&stream);
+    // Maps in the order of their keys.
+    coded.SetSerializationDeterministic(true);
+    message.SerializeToCodedStream(&coded);
+  }
+  return bytes;
 }
 
 }  // namespace caisson::cri

@@ -44,5 +44,7 @@ bool Matches(const PodRecord& pod, const runtime::v1::PodSandboxFilter& filter);
 bool MatchesLabels(const google::protobuf::Map<std::string, std::string>& labels,
                    const google::protobuf::Map<std::string, std::string>& selector);
 bool HostNetwork(const PodRecord& pod);
+// Equal for equal messages: tells a repeated request from a different one.
+std::string Fingerprint(const google::protobuf::Message& message);
 
 }  // namespace caisson::cri

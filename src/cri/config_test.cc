@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cri/config.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+
+namespace caisson::cri {
+namespace {
+
+using testing::HasSubstr;
+
+std::string ErrorOf(std::string_view text) {
+  auto parsed = ParseConfig(text, "f.toml");
+  if (!parsed) return parsed.error().message;
+  auto valid = ValidateConfig(*parsed);
+  return valid ? "" : valid.error().message;
+}
+
+TEST(Config, DefaultsAreValid) { EXPECT_EQ(ErrorOf(""), ""); }
+
+TEST(Config, EveryKindOfValueIsRead) {
+  auto config = ParseConfig(R"(
+root = "/r"
+cgroup_driver = "systemd"
+max_threads = 99
+[cni]
+bin_dirs = ["/a", "/b"]
+add_timeout_seconds = 5
+[containers]
+unprivileged_ports = false
+nofile_limit = 4096
+[handlers.other]
+shim_path = "/x"
+)", "f.toml");
+  ASSERT_TRUE(config) << config.error().message;
+  EXPECT_EQ(config->root, "/r");
+  EXPECT_EQ(config->cgroup_driver, CgroupDriver::kSystemd);
+  EXPECT_EQ(config->max_threads, 99);
+  EXPECT_THAT(config->cni.bin_dirs, testing::ElementsAre("/a", "/b"));
+  EXPECT_EQ(config->cni.add_timeout_seconds, 5);
+  EXPECT_FALSE(config->containers.unprivileged_ports);
+  EXPECT_EQ(config->containers.nofile_limit, 4096u);
+  EXPECT_EQ(config->handlers.at("other").shim_path, "/x");
+  EXPECT_TRUE(config->handlers.contains("caisson"));
+}
+
+TEST(Config, UnknownKeysAreNamedWithTheirLine) {
+  EXPECT_EQ(ErrorOf("\nrooot = \"/x\""), "f.toml:2: unknown key 'rooot'");
+  EXPECT_EQ(ErrorOf("[cni]\nconf = 1"), "f.toml:2: unknown key 'cni.conf'");
+  EXPECT_THAT(ErrorOf("[nothing]\na = 1"), HasSubstr("unknown key 'nothing'"));
+  EXPECT_THAT(ErrorOf("[handlers.x]\npath = \"/a\""), HasSubstr("unknown key 'handlers.x.path'"));
+  // A key of a table is not one of the whole file.
+  EXPECT_THAT(ErrorOf("conf_dir = \"/x\""), HasSubstr("unknown key 'conf_dir'"));
+}
+
+TEST(Config, WrongTypesAndValuesAreNamed) {
+  EXPECT_THAT(ErrorOf("root = 5"), HasSubstr("'root' must be a string"));
+  EXPECT_THAT(ErrorOf("max_threads = \"x\""), HasSubstr("'max_threads' must be a number"));
+  EXPECT_THAT(ErrorOf("max_threads = 99999999999"), HasSubstr("'max_threads' must be a number"));
+  EXPECT_THAT(ErrorOf("cni = 5"), HasSubstr("'cni' must be a table"));
+  EXPECT_THAT(ErrorOf("cgroup_driver = \"x\""), HasSubstr("cgroup_driver"));
+  EXPECT_THAT(ErrorOf("[containers]\nnofile_limit = -1"), HasSubstr("not negative"));
+  EXPECT_THAT(ErrorOf("[cni]\nbin_dirs = [1]"), HasSubstr("array of strings"));
+  EXPECT_THAT(ErrorOf("root = \"relative\""), HasSubstr("absolute"));
+  EXPECT_THAT(ErrorOf("log_level = \"loud\""), HasSubstr("log_level"));
+  EXPECT_THAT(ErrorOf("max_threads = 0"), HasSubstr("between"));
+  EXPECT_THAT(ErrorOf("default_handler = \"vm\""), HasSubstr("'vm'"));
+  EXPECT_THAT(ErrorOf("[handlers.\"a/b\"]"), HasSubstr("a/b"));
+}
+
+TEST(Config, BrokenTomlIsAnErrorWithItsLine) { EXPECT_THAT(ErrorOf("root = \n"), HasSubstr("f.toml:1:")); }
+
+TEST(Config, AFileThatIsTooLongIsRefused) {
+  EXPECT_THAT(ErrorOf(std::string(2 << 20, '#')), HasSubstr("longer than"));
+}
+
+TEST(Config, AnAbsentFileIsTheDefaultsUnlessAskedFor) {
+  EXPECT_TRUE(LoadConfig("/nonexistent/config.toml", false));
+  EXPECT_FALSE(LoadConfig("/nonexistent/config.toml", true));
+}
+
+TEST(Config, WhatIsPrintedIsReadBack) {
+  Config config;
+  config.root = "/r \"quoted\"";
+  config.containers.nofile_limit = 7;
+  config.handlers["x"].shim_path = "/shim";
+  std::string text = FormatConfig(config);
+  auto parsed = ParseConfig(text, "printed");
+  ASSERT_TRUE(parsed) << parsed.error().message << "\n" << text;
+  EXPECT_EQ(FormatConfig(*parsed), text);
+  EXPECT_EQ(parsed->root, config.root);
+  EXPECT_EQ(parsed->handlers.at("x").shim_path, "/shim");
+}
+
+std::string ReadSource(const std::string& name) {
+  std::ifstream file(std::string(CAISSON_SOURCE_DIR) + "/" + name);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+// The shipped file shows the defaults, and the page for users names every key.
+TEST(Config, TheShippedFileIsTheDefaults) {
+  std::string text = ReadSource("share/config.toml");
+  auto parsed = ParseConfig(text, "share/config.toml");
+  ASSERT_TRUE(parsed) << parsed.error().message;
+  EXPECT_EQ(FormatConfig(*parsed), FormatConfig(Config()));
+  std::string page = ReadSource("docs/config.md"), table;
+  std::istringstream lines(FormatConfig(Config()));
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("[")) table = line.substr(1, line.find(']') - 1) + ".";
+    size_t equals = line.find(" = ");
+    if (equals == std::string::npos || line.starts_with("[") || table.starts_with("handlers")) continue;
+    std::string key = line.substr(0, equals);
+    key.erase(0, key.find_first_not_of(' '));
+    EXPECT_THAT(page, HasSubstr("`" + table + key + "`"));
+    EXPECT_THAT(text, HasSubstr(key + " = "));
+  }
+}
+
+}  // namespace
+}  // namespace caisson::cri
