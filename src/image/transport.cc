@@ -37,6 +37,7 @@ struct Transfer {
   bool refused_address = false;
   bool enough = false;  // an error's body is long enough
   std::optional<Error> error;
+  bool sink_failed = false;  // the error is the sink's, to be passed on as it is
 };
 
 bool HasControl(std::string_view text) {
@@ -87,6 +88,7 @@ size_t OnBody(char* data, size_t, size_t size, void* user) {
     transfer.sink_nanos += MonotonicNanos() - start;
     if (taken) return size;
     transfer.error = std::move(taken.error());
+    transfer.sink_failed = true;
     return 0;
   }
   if (transfer.response.body.size() + size > transfer.request->max_body) {
@@ -321,7 +323,11 @@ class StallWatch {
 void Explain(CURLcode code, CURL* easy, const char* why, const HttpRequest& request, Transfer* transfer,
              Exchange* exchange) {
   const std::string origin = request.url.Origin();
-  if (transfer->error) return Fail(exchange, Exchange::Failure::kFinal, std::move(*transfer->error));
+  if (transfer->error) {
+    Error error = std::move(*transfer->error);
+    return Fail(exchange, Exchange::Failure::kFinal,
+                transfer->sink_failed ? std::move(error) : std::move(error).Within(origin));
+  }
   if (transfer->refused_address) {
     return Fail(exchange, Exchange::Failure::kFinal,
                 MakeError(Code::kPermissionDenied,
