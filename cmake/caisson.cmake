@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # caisson_library(NAME [PATHS dir...] [EXCLUDE file...] [LINK lib...])
 #   A static library of every .cc in src/NAME but *_test.cc, *_fuzz.cc and main.cc, and its tests:
-#   *_test.cc make NAME_test (label unit), *_root_test.cc make NAME_root_test (label root; skips when not root).
+#   *_test.cc make NAME_test (label unit), *_root_test.cc make NAME_root_test (label root; skips when not root),
+#   *_net_test.cc make NAME_net_test (label net: they run servers on loopback).
 # caisson_executable(NAME [STATIC] SOURCES ... LINK ...)
 # caisson_fuzzer(NAME SOURCE file LINK lib...)   a libFuzzer target; without clang it is not built.
 
@@ -25,7 +26,9 @@ function(caisson_library name)
   list(FILTER tests INCLUDE REGEX "_test\\.cc$")
   set(root_tests ${tests})
   list(FILTER root_tests INCLUDE REGEX "_root_test\\.cc$")
-  list(FILTER tests EXCLUDE REGEX "_root_test\\.cc$")
+  set(net_tests ${tests})
+  list(FILTER net_tests INCLUDE REGEX "_net_test\\.cc$")
+  list(FILTER tests EXCLUDE REGEX "_(root|net)_test\\.cc$")
 
   add_library(caisson_${name} STATIC ${sources})
   caisson_source_includes(caisson_${name} PUBLIC)
@@ -33,6 +36,9 @@ function(caisson_library name)
   if(CAISSON_TESTS)
     if(tests)
       caisson_test(${name}_test SOURCES ${tests} LABELS unit LINK caisson_${name} ${A_TEST_LINK})
+    endif()
+    if(net_tests)
+      caisson_test(${name}_net_test SOURCES ${net_tests} LABELS net LINK caisson_${name} ${A_TEST_LINK})
     endif()
     if(root_tests)
       caisson_test(${name}_root_test SOURCES ${root_tests} LABELS root LINK caisson_${name} ${A_TEST_LINK})
