@@ -13,7 +13,7 @@ if(MOLD AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   add_link_options(-fuse-ld=mold)
 endif()
 
-add_compile_options(-Wall -Wextra -Wshadow=local -Wnon-virtual-dtor -fno-common)
+add_compile_options(-Wall -Wextra -Wnon-virtual-dtor -fno-common)
 set(CMAKE_CXX_FLAGS_RELEASE "-O2")
 set(CMAKE_CXX_FLAGS_DEBUG "-O0 -g1")
 set(CMAKE_C_FLAGS_RELEASE "-O2")
@@ -22,7 +22,8 @@ if(CAISSON_SANITIZE STREQUAL "address")
   add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
   add_link_options(-fsanitize=address,undefined)
 elseif(CAISSON_SANITIZE STREQUAL "thread")
-  add_compile_options(-fsanitize=thread -fno-omit-frame-pointer -g1)
+  # Under this macro protobuf's headers add members to its maps that Debian's library, built without it, does not have.
+  add_compile_options(-fsanitize=thread -fno-omit-frame-pointer -g1 -U__SANITIZE_THREAD__ -D_GLIBCXX_TSAN=1)
   add_link_options(-fsanitize=thread)
 elseif(CMAKE_BUILD_TYPE STREQUAL "Release")
   add_compile_options(-D_FORTIFY_SOURCE=2 -fstack-protector-strong -fstack-clash-protection -ffunction-sections
