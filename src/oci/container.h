@@ -45,6 +45,8 @@ struct CreateOptions {
   std::string seccomp_cache_dir;  // where compiled filters are kept; empty: not kept
   int shm_fd = -1;  // a detached tmpfs mount (fsmount(2)) that is the pod's /dev/shm: cloned for a mount of type "caisson-shm"
   int64_t deadline_millis = 60'000;
+  // The container's processes get SIGKILL when the process that made them ends: nothing of a pod outlives its companion.
+  bool die_with_parent = true;
 };
 
 struct ExecOptions {

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "oci/bind.h"
+
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "sys/path.h"
+
+namespace caisson::oci {
+namespace {
+
+uint64_t ToAttributes(unsigned long flags) {
+  uint64_t attributes = 0;
+  if (flags & MS_RDONLY) attributes |= MOUNT_ATTR_RDONLY;
+  if (flags & MS_NOSUID) attributes |= MOUNT_ATTR_NOSUID;
+  if (flags & MS_NODEV) attributes |= MOUNT_ATTR_NODEV;
+  if (flags & MS_NOEXEC) attributes |= MOUNT_ATTR_NOEXEC;
+  if (flags & MS_NODIRATIME) attributes |= MOUNT_ATTR_NODIRATIME;
+  if (flags & 256) attributes |= MOUNT_ATTR_NOSYMFOLLOW;
+  if (flags & MS_NOATIME) attributes |= MOUNT_ATTR_NOATIME;
+  if (flags & MS_STRICTATIME) attributes |= MOUNT_ATTR_STRICTATIME;
+  return attributes;
+}
+
+constexpr unsigned long kAtime = MS_NOATIME | MS_RELATIME | MS_STRICTATIME;
+
+Result<> SetAttr(int fd, mount_attr attributes, bool recursive) {
+  unsigned flags = AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0);
+  if (syscall(SYS_mount_setattr, fd, "", flags, &attributes, sizeof attributes) != 0) return ErrnoError("set mount attributes");
+  return {};
+}
+
+// MS_REMOUNT | MS_BIND takes all flags at once: those that the mount has must be said again.
+Result<> Remount(int mount_fd, unsigned long set, unsigned long clear) {
+  struct statvfs now {};
+  if (fstatvfs(mount_fd, &now) != 0) return ErrnoError("read mount flags");
+  unsigned long flags = now.f_flag & (MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME | MS_RELATIME);
+  flags = (flags & ~clear) | set;
+  if (mount(nullptr, sys::FdPath(mount_fd).c_str(), nullptr, MS_REMOUNT | MS_BIND | flags, nullptr) != 0) return ErrnoError("remount");
+  return {};
+}
+
+}  // namespace
+
+Result<UniqueFd> CloneTree(int source_fd, const std::string& source, bool recursive) {
+  unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (recursive ? AT_RECURSIVE : 0) | (source.empty() ? AT_EMPTY_PATH : 0);
+  int fd = static_cast<int>(syscall(SYS_open_tree, source_fd, source.c_str(), flags));
+  if (fd < 0) return ErrnoError("bind mount source '{}'", source);
+  return UniqueFd(fd);
+}
+
+Result<> SetAttributes(int mount_fd, unsigned long set, unsigned long clear, bool recursive) {
+  if (set == 0 && clear == 0) return {};
+  mount_attr attributes{};
+  attributes.attr_set = ToAttributes(set);
+  attributes.attr_clr = ToAttributes(clear & ~kAtime);
+  if ((set | clear) & kAtime) attributes.attr_clr |= MOUNT_ATTR__ATIME;
+  auto done = SetAttr(mount_fd, attributes, recursive);
+  if (done || done.error().sys_errno != ENOSYS) return done;
+  if (recursive) return MakeError(Code::kUnimplemented, "recursive mount attributes need Linux 5.12");
+  return Remount(mount_fd, set, clear);
+}
+
+Result<> AttachTree(int tree_fd, int target_fd, const MountPlan& plan) {
+  if (syscall(SYS_move_mount, tree_fd, "", target_fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) != 0) return ErrnoError("attach mount");
+  // tree_fd is now the root of the attached mount.
+  TRY(SetAttributes(tree_fd, plan.flags, plan.clear_flags, false));
+  TRY(SetAttributes(tree_fd, plan.recursive_set, plan.recursive_clear, true));
+  if (plan.propagation == 0) return {};
+  if (mount(nullptr, sys::FdPath(tree_fd).c_str(), nullptr, plan.propagation, nullptr) != 0) return ErrnoError("set mount propagation");
+  return {};
+}
+
+}  // namespace caisson::oci

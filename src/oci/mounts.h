@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Mount options in words to what mount(2) and mount_setattr(2) take. Pure.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+
+namespace caisson::oci {
+
+// One entry of the spec's `mounts`, decided.
+struct MountPlan {
+  std::string destination, type, source;
+  bool bind = false, recursive = false;
+  unsigned long flags = 0;        // MS_* of the mount: nosuid, nodev, noexec, ro, atime …
+  unsigned long clear_flags = 0;  // MS_* that are taken away ("rw", "suid", "exec", "dev")
+  unsigned long recursive_set = 0, recursive_clear = 0;  // the same for the whole tree: "rro", "rnosuid", …
+  unsigned long propagation = 0;  // MS_SHARED, MS_SLAVE, MS_PRIVATE, with MS_REC; 0: none said
+  std::string data;               // the rest, comma-separated, for the file system
+};
+
+// Errors: kInvalidArgument for combinations that cannot be.
+Result<MountPlan> PlanMount(const std::string& destination, const std::string& type, const std::string& source,
+                            const std::vector<std::string>& options);
+// "rslave" and its kin to MS_*; 0 for the empty word.
+Result<unsigned long> PropagationFlag(const std::string& word);
+
+}  // namespace caisson::oci
