@@ -28,6 +28,7 @@ inline constexpr int64_t kLayerEntries = 4'000'000;         // tar entries of on
 inline constexpr size_t kPathBytes = 4096;                  // a path anywhere (PATH_MAX)
 inline constexpr size_t kXattrBytes = 64 << 10;             // one extended attribute from a layer
 inline constexpr size_t kUserFileBytes = 4 << 20;           // /etc/passwd, /etc/group of an image
+inline constexpr size_t kUserGroups = 1024;                  // supplementary groups of a process
 inline constexpr size_t kCniOutputBytes = 1 << 20;          // stdout of a CNI plugin
 inline constexpr size_t kExecSyncBytes = 16 << 20;          // stdout and stderr of ExecSync, each (what the CRI demands)
 inline constexpr size_t kConfigFileBytes = 1 << 20;         // config.toml, hosts.toml, a CNI conflist
