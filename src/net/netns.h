@@ -2,8 +2,10 @@
 //
 // Named network namespaces: bind mounts of /proc/thread-self/ns/net on files (network_namespaces(7)), as ip-netns(8)
 // and other runtimes keep them. Made on a helper thread that unshares and ends; the caller's namespace never changes.
+// Thread-safe. Whoever made a namespace removes it.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -11,8 +13,8 @@
 
 namespace caisson::net {
 
-// Makes a namespace at `path` (its folder is created, 0755) with its loopback interface up.
-// Errors: nothing is left behind.
+// Makes a namespace at `path` (its folder is created, 0755) with its loopback interface up. A plain file that a crash
+// left there is taken over; a namespace is kAlreadyExists. Errors: nothing is left behind.
 Result<> CreateNetns(const std::string& path);
 // Unmounts and removes. Absent: success.
 Result<> RemoveNetns(const std::string& path);
@@ -23,6 +25,8 @@ struct InterfaceStats {
   std::string name;
   uint64_t rx_bytes = 0, rx_errors = 0, tx_bytes = 0, tx_errors = 0;
 };
+// Of every interface but lo, at most kMaxInterfaces.
 Result<std::vector<InterfaceStats>> ReadInterfaceStats(const std::string& netns_path);
+inline constexpr size_t kMaxInterfaces = 256;
 
 }  // namespace caisson::net

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "net/netns.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <linux/nsfs.h>
+#include <net/if.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+#include <csignal>
+#include <filesystem>
+#include <functional>
+
+#include "base/scope_exit.h"
+#include "base/unique_fd.h"
+#include "sys/netlink.h"
+
+namespace caisson::net {
+namespace {
+
+constexpr size_t kHelperStackBytes = 128 << 10;
+constexpr int kMaxStackedMounts = 16;
+
+// Runs `work` on a thread of its own that ends with it: setns(2) and unshare(2) of the network namespace move only the
+// calling thread, and a thread that has been elsewhere must not go back to a pool.
+Result<> OnHelperThread(const std::function<Result<>()>& work) {
+  struct Job {
+    const std::function<Result<>()>& work;
+    Result<> result;
+  } job{work, {}};
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  ScopeExit destroy([&] { pthread_attr_destroy(&attributes); });
+  pthread_attr_setstacksize(&attributes, kHelperStackBytes);
+  // Signals of the process are for threads that expect them.
+  sigset_t all, old;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &old);
+  pthread_t thread;
+  int error = pthread_create(
+      &thread, &attributes,
+      [](void* argument) -> void* {
+        auto* given = static_cast<Job*>(argument);
+        given->result = given->work();
+        return nullptr;
+      },
+      &job);
+  pthread_sigmask(SIG_SETMASK, &old, nullptr);
+  if (error != 0) return SysError(error, "start a thread for a network namespace");
+  pthread_join(thread, nullptr);
+  return std::move(job.result);
+}
+
+Result<> MakeMountPoint(const std::string& path) {
+  std::error_code error;
+  std::filesystem::path folder = std::filesystem::path(path).parent_path();
+  if (std::filesystem::create_directories(folder, error); error) {
+    return SysError(error.value(), fmt::format("make directory '{}'", folder.string()));
+  }
+  UniqueFd file(open(path.c_str(), O_RDONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0444));
+  if (file) return {};
+  if (errno != EEXIST) return ErrnoError("make '{}'", path);
+  struct stat status;
+  if (lstat(path.c_str(), &status) == 0 && S_ISREG(status.st_mode) && !IsNetns(path)) return {};
+  return MakeError(Code::kAlreadyExists, "network namespace '{}' already exists", path);
+}
+
+Result<> UnshareAndBind(const std::string& path) {
+  if (unshare(CLONE_NEWNET) != 0) return ErrnoError("make a network namespace");
+  // The loopback interface is always the first of a namespace (net/core/net_namespace.c registers it so).
+  sys::RouteSocket socket = TRY(sys::RouteSocket::Open());
+  TRY(socket.SetUp(1));
+  if (mount("/proc/thread-self/ns/net", path.c_str(), "none", MS_BIND, nullptr) != 0) {
+    return ErrnoError("bind the network namespace to '{}'", path);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<> CreateNetns(const std::string& path) {
+  TRY(MakeMountPoint(path));
+  auto made = OnHelperThread([&] { return UnshareAndBind(path); });
+  if (!made) (void)RemoveNetns(path);
+  return made;
+}
+
+Result<> RemoveNetns(const std::string& path) {
+  // Several mounts may lie on top of each other after a crash between bind and record.
+  for (int i = 0; i < kMaxStackedMounts; ++i) {
+    if (umount2(path.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) continue;
+    if (errno == EINVAL || errno == ENOENT) break;  // not a mount point (umount(2)), or not there
+    return ErrnoError("unmount network namespace '{}'", path);
+  }
+  if (unlink(path.c_str()) != 0 && errno != ENOENT) return ErrnoError("remove network namespace '{}'", path);
+  return {};
+}
+
+bool IsNetns(const std::string& path) {
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  struct statfs status;
+  return fd && fstatfs(fd.get(), &status) == 0 && status.f_type == NSFS_MAGIC &&
+         ioctl(fd.get(), NS_GET_NSTYPE) == CLONE_NEWNET;
+}
+
+Result<std::vector<InterfaceStats>> ReadInterfaceStats(const std::string& netns_path) {
+  UniqueFd netns(open(netns_path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (!netns) return ErrnoError("open network namespace '{}'", netns_path);
+  std::vector<InterfaceStats> all;
+  TRY(OnHelperThread([&]() -> Result<> {
+    if (setns(netns.get(), CLONE_NEWNET) != 0) return ErrnoError("enter network namespace '{}'", netns_path);
+    sys::RouteSocket socket = TRY(sys::RouteSocket::Open());
+    std::vector<sys::Link> links = TRY(socket.Links(kMaxInterfaces));
+    for (sys::Link& link : links) {
+      if (link.flags & IFF_LOOPBACK) continue;
+      all.push_back({std::move(link.name), link.rx_bytes, link.rx_errors, link.tx_bytes, link.tx_errors});
+    }
+    return {};
+  }));
+  return all;
+}
+
+}  // namespace caisson::net
