@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "task/task_service.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "base/clock.h"
+#include "caisson/pod/v1/pod.pb.h"
+#include "containerd/task_v3.pb.h"
+#include "task/metrics.h"
+
+namespace caisson::task {
+namespace {
+
+namespace v3 = containerd::task::v3;
+using containerd::v1::types::Status;
+
+template <class Response>
+using Respond = std::function<void(Result<Response>)>;
+
+void SetTime(int64_t nanos, wkt::Timestamp* time) {
+  time->set_seconds(nanos / kNanosPerSecond);
+  time->set_nanos(static_cast<int32_t>(nanos % kNanosPerSecond));
+}
+
+Status StatusOf(const Task& task, const Process& process) {
+  if (process.exited) return Status::STOPPED;
+  if (process.started_at_nanos == 0) return Status::CREATED;
+  return task.paused ? Status::PAUSED : Status::RUNNING;
+}
+
+class Service {
+ public:
+  Service(Tasks* tasks, std::function<void()> on_shutdown) : tasks_(tasks), on_shutdown_(std::move(on_shutdown)) {}
+
+  Result<v3::CreateTaskResponse> Create(const v3::CreateTaskRequest& request) {
+    if (!request.checkpoint().empty()) return MakeError(Code::kUnimplemented, "container '{}': restoring a checkpoint is not supported", request.id());
+    CreateRequest create;
+    create.id = request.id();
+    create.bundle = request.bundle();
+    for (const auto& mount : request.rootfs()) {
+      create.rootfs.push_back({mount.type(), mount.source(), {mount.options().begin(), mount.options().end()}});
+    }
+    create.stdio.terminal = request.terminal();
+    create.stdio.in_path = request.stdin();
+    create.stdio.out_path = request.stdout();
+    create.stdio.err_path = request.stderr();
+    if (request.options().type_url().ends_with(kCreateOptionsType)) {
+      pod::v1::CreateOptions options;
+      if (!options.ParseFromString(request.options().value())) return MakeError(Code::kInvalidArgument, "container '{}': its CreateOptions do not parse", request.id());
+      create.log_path = options.log_path();
+      create.log_max_line_bytes = static_cast<size_t>(std::max<int64_t>(0, options.log_max_line_bytes()));
+      create.stdio.keep_stdin = options.stdin();
+      create.stdio.terminal = options.terminal();
+    }
+    Task* task = TRY(tasks_->Create(std::move(create)));
+    v3::CreateTaskResponse response;
+    response.set_pid(static_cast<uint32_t>(task->init.oci.pid));
+    return response;
+  }
+
+  Result<v3::StartResponse> Start(const v3::StartRequest& request) {
+    Task* task = TRY(tasks_->Find(request.id()));
+    v3::StartResponse response;
+    if (request.exec_id().empty()) {
+      TRY(tasks_->Start(task));
+      response.set_pid(static_cast<uint32_t>(task->init.oci.pid));
+      return response;
+    }
+    auto prepared = task->prepared.extract(request.exec_id());
+    if (prepared.empty()) return MakeError(Code::kNotFound, "no process '{}' to start in container '{}'", request.exec_id(), request.id());
+    auto stdio = task->prepared_stdio.extract(request.exec_id());
+    Process* process = TRY(tasks_->Exec(task, request.exec_id(), std::move(prepared.mapped()), std::move(stdio.mapped())));
+    response.set_pid(static_cast<uint32_t>(process->oci.pid));
+    return response;
+  }
+
+  Result<wkt::Empty> Exec(const v3::ExecProcessRequest& request) {
+    Task* task = TRY(tasks_->Find(request.id()));
+    if (request.exec_id().empty()) return MakeError(Code::kInvalidArgument, "the exec has no id");
+    if (task->prepared.contains(request.exec_id()) || task->execs.contains(request.exec_id())) {
+      return MakeError(Code::kAlreadyExists, "process '{}' exists already in container '{}'", request.exec_id(), request.id());
+    }
+    oci::ExecOptions options;
+    options.process = TRY(oci::ParseProcess(request.spec().value()));
+    options.process.terminal = request.terminal();
+    StdioRequest stdio;
+    stdio.terminal = request.terminal();
+    stdio.in_path = request.stdin();
+    stdio.out_path = request.stdout();
+    stdio.err_path = request.stderr();
+    task->prepared[request.exec_id()] = std::move(options);
+    task->prepared_stdio[request.exec_id()] = std::move(stdio);
+    return wkt::Empty();
+  }
+
+  Result<v3::DeleteResponse> Delete(const v3::DeleteRequest& request) {
+    Task* task = TRY(tasks_->Find(request.id()));
+    v3::DeleteResponse response;
+    if (task->prepared.erase(request.exec_id()) > 0) {
+      task->prepared_stdio.erase(request.exec_id());
+      return response;
+    }
+    Process* process = TRY(tasks_->FindProcess(request.id(), request.exec_id()));
+    response.set_pid(static_cast<uint32_t>(process->oci.pid));
+    response.set_exit_status(process->exit_status);
+    SetTime(process->exited_at_nanos, response.mutable_exited_at());
+    if (request.exec_id().empty()) {
+      TRY(tasks_->Delete(task));
+    } else {
+      if (!process->exited) return MakeError(Code::kFailedPrecondition, "process '{}' is running", request.exec_id());
+      tasks_->Forget(task, request.exec_id());
+    }
+    return response;
+  }
+
+  Result<v3::StateResponse> State(const v3::StateRequest& request) {
+    Task* task = TRY(tasks_->Find(request.id()));
+    Process* process = TRY(tasks_->FindProcess(request.id(), request.exec_id()));
+    v3::StateResponse response;
+    response.set_id(task->id);
+    response.set_exec_id(process->exec_id);
+    response.set_bundle(task->bundle);
+    response.set_pid(static_cast<uint32_t>(process->oci.pid));
+    response.set_status(StatusOf(*task, *process));
+    response.set_terminal(process->terminal);
+    response.set_stdin(process->in_path);
+    response.set_stdout(process->out_path);
+    response.set_stderr(process->err_path);
+    response.set_exit_status(process->exit_status);
+    if (process->exited) SetTime(process->exited_at_nanos, response.mutable_exited_at());
+    return response;
+  }
+
+  void Wait(const v3::WaitRequest& request, Respond<v3::WaitResponse> respond) {
+    auto process = tasks_->FindProcess(request.id(), request.exec_id());
+    if (!process) return respond(std::move(process.error()));
+    tasks_->Wait(*process, [respond = std::move(respond)](const Process& ended) {
+      v3::WaitResponse response;
+      response.set_exit_status(ended.exit_status);
+      SetTime(ended.exited_at_nanos, response.mutable_exited_at());
+      respond(std::move(response));
+    });
+  }
+
+  Result<wkt::Empty> Kill(const v3::KillRequest& request) {
+    Task* task = TRY(tasks_->Find(request.id()));
+    TRY(tasks_->Kill(task, request.exec_id(), static_cast<int>(request.signal()), request.all()));
+    return wkt::Empty();
+  }
+
+  Result<v3::PidsResponse> Pids(const v3::PidsRequest& request) {
+    Task* task = TRY(tasks_->Find(request.id()));
+    v3::PidsResponse response;
+    for (int pid : TRY(task->container->Pids())) response.add_processes()->set_pid(static_cast<uint32_t>(pid));
+    return response;
+  }
+
+  Result<wkt::Empty> Pause(const v3::PauseRequest& request) {
+    Task* task = TRY(tasks_->Find(request.id()));
+    TRY(task->container->Pause());
+    task->paused = true;
+    return wkt::Empty();
+  }
+
+  Result<wkt::Empty> Resume(const v3::ResumeRequest& request) {
+    Task* task = TRY(tasks_->Find(request.id()));
+    TRY(task->container->Resume());
+    task->paused = false;
+    return wkt::Empty();
+  }
+
+  // containerd sends the resources as JSON of the OCI type in an Any.
+  Result<wkt::Empty> Update(const v3::UpdateTaskRequest& request) {
+    Task* task = TRY(tasks_->Find(request.id()));
+    TRY(task->container->Update(TRY(oci::ParseResources(request.resources().value()))));
+    return wkt::Empty();
+  }
+
+  Result<v3::StatsResponse> Stats(const v3::StatsRequest& request) {
+    Task* task = TRY(tasks_->Find(request.id()));
+    v3::StatsResponse response;
+    FillMetrics(TRY(task->container->cgroup()->Stats()), task->container->cgroup()->IsV2(), response.mutable_stats());
+    return response;
+  }
+
+  Result<wkt::Empty> CloseIo(const v3::CloseIORequest& request) {
+    Process* process = TRY(tasks_->FindProcess(request.id(), request.exec_id()));
+    if (request.stdin()) process->stdin_writer.Reset();
+    return wkt::Empty();
+  }
+
+  Result<wkt::Empty> Resize(const v3::ResizePtyRequest& request) {
+    Process* process = TRY(tasks_->FindProcess(request.id(), request.exec_id()));
+    if (!process->oci.console) return MakeError(Code::kFailedPrecondition, "the process has no terminal");
+    winsize size{static_cast<uint16_t>(request.height()), static_cast<uint16_t>(request.width()), 0, 0};
+    if (ioctl(process->oci.console.get(), TIOCSWINSZ, &size) != 0) return ErrnoError("resize the terminal");
+    return wkt::Empty();
+  }
+
+  Result<v3::ConnectResponse> Connect(const v3::ConnectRequest& request) {
+    v3::ConnectResponse response;
+    response.set_shim_pid(static_cast<uint32_t>(getpid()));
+    if (auto task = tasks_->Find(request.id())) response.set_task_pid(static_cast<uint32_t>((*task)->init.oci.pid));
+    return response;
+  }
+
+  Result<wkt::Empty> Shutdown(const v3::ShutdownRequest& request) {
+    if (request.now() || tasks_->all().empty()) on_shutdown_();
+    return wkt::Empty();
+  }
+
+ private:
+  Tasks* tasks_;
+  std::function<void()> on_shutdown_;
+};
+
+template <class Request, class Response>
+void Add(ttrpc::Server* server, const char* method, std::shared_ptr<Service> service, Result<Response> (Service::*call)(const Request&)) {
+  for (const char* name : {"containerd.task.v2.Task", "containerd.task.v3.Task"}) {
+    server->HandleTyped<Request, Response>(name, method, [service, call](const Request& request, Respond<Response> respond) {
+      respond((*service.*call)(request));
+    });
+  }
+}
+
+}  // namespace
+
+void RegisterTaskService(ttrpc::Server* server, Tasks* tasks, std::function<void()> on_shutdown) {
+  auto service = std::make_shared<Service>(tasks, std::move(on_shutdown));
+  Add(server, "Create", service, &Service::Create);
+  Add(server, "Start", service, &Service::Start);
+  Add(server, "Exec", service, &Service::Exec);
+  Add(server, "Delete", service, &Service::Delete);
+  Add(server, "State", service, &Service::State);
+  Add(server, "Kill", service, &Service::Kill);
+  Add(server, "Pids", service, &Service::Pids);
+  Add(server, "Pause", service, &Service::Pause);
+  Add(server, "Resume", service, &Service::Resume);
+  Add(server, "Update", service, &Service::Update);
+  Add(server, "Stats", service, &Service::Stats);
+  Add(server, "CloseIO", service, &Service::CloseIo);
+  Add(server, "ResizePty", service, &Service::Resize);
+  Add(server, "Connect", service, &Service::Connect);
+  Add(server, "Shutdown", service, &Service::Shutdown);
+  for (const char* name : {"containerd.task.v2.Task", "containerd.task.v3.Task"}) {
+    server->HandleTyped<v3::WaitRequest, v3::WaitResponse>(name, "Wait", [service](const v3::WaitRequest& request, Respond<v3::WaitResponse> respond) {
+      service->Wait(request, std::move(respond));
+    });
+    server->Handle(name, "Checkpoint", [](std::string_view, ttrpc::Reply reply) {
+      reply(MakeError(Code::kUnimplemented, "checkpointing a container is not supported"));
+    });
+  }
+}
+
+}  // namespace caisson::task

@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The Task service of containerd's shim protocol, versions 2 and 3 (the same messages under two names), over Tasks.
+// What is not supported answers kUnimplemented with a sentence: checkpointing, binary:// stdio.
+#pragma once
+
+#include <functional>
+
+#include "task/tasks.h"
+#include "ttrpc/server.h"
+
+namespace caisson::task {
+
+// Registers the service at `server`, before it listens. `tasks` outlives the server. `on_shutdown` is called by Shutdown
+// when no container is left, or with `now`.
+void RegisterTaskService(ttrpc::Server* server, Tasks* tasks, std::function<void()> on_shutdown);
+
+// "caisson.pod.v1.CreateOptions" in CreateTaskRequest.options.
+inline constexpr char kCreateOptionsType[] = "caisson.pod.v1.CreateOptions";
+
+}  // namespace caisson::task
