@@ -212,6 +212,30 @@ void PrependNewerThanProfile(const SeccompSpec& spec, std::vector<sock_filter>* 
   }
 }
 
+// On 32-bit x86 and others libseccomp turns each rule for a socket call into one for its number within socketcall, where
+// the arguments cannot be compared: a rule for some address families would allow them all. A profile that denies the
+// multiplexer itself means it; that comes before libseccomp's rules.
+void PrependDeniedMultiplexers(const SeccompSpec& spec, std::vector<sock_filter>* out) {
+  for (const char* multiplexer : {"socketcall", "ipc"}) {
+    const SeccompSyscall* denial = nullptr;
+    for (const SeccompSyscall& rule : spec.syscalls) {
+      bool names = std::find(rule.names.begin(), rule.names.end(), multiplexer) != rule.names.end();
+      if (names && rule.args.empty() && rule.action != "SCMP_ACT_ALLOW" && rule.action != "SCMP_ACT_LOG") denial = &rule;
+    }
+    if (denial == nullptr) continue;
+    for (uint32_t arch : ArchitecturesOf(spec)) {
+      int number = seccomp_syscall_resolve_name_arch(arch, multiplexer);
+      if (number < 0) continue;
+      out->push_back(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, arch)));
+      out->push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, arch, 0, 3));
+      out->push_back(BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)));
+      out->push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(number), 0, 1));
+      // SCMP_ACT_* are the values of SECCOMP_RET_*.
+      out->push_back(BPF_STMT(BPF_RET | BPF_K, ActionOf(denial->action, denial->errno_ret)));
+    }
+  }
+}
+
 // What libseccomp makes of the context. Version 2.5 writes to a descriptor only.
 Result<std::string> Export(scmp_filter_ctx context) {
   UniqueFd file(memfd_create("seccomp", MFD_CLOEXEC));
@@ -237,6 +261,7 @@ Result<std::string> CompileNow(const SeccompSpec& spec) {
   }
   for (const SeccompSyscall& rule : spec.syscalls) TRY(AddSyscall(context.get(), spec, rule));
   std::vector<sock_filter> before;
+  PrependDeniedMultiplexers(spec, &before);
   PrependNewerThanProfile(spec, &before);
   std::string bpf(reinterpret_cast<const char*>(before.data()), before.size() * sizeof(sock_filter));
   bpf += TRY(Export(context.get()));

@@ -116,6 +116,35 @@ TEST_F(SeccompTest, RepeatedArgumentIsOneRuleEach) {
   EXPECT_EQ(Under(*filter, [] { return ErrnoOf(syscall(SYS_personality, 0)); }), 0);
 }
 
+#ifdef __x86_64__
+// A call of the 32-bit interface; -errno on failure.
+int Call32(int number, int first) {
+  int result;
+  asm volatile("int $0x80" : "=a"(result) : "a"(number), "b"(first), "c"(0), "d"(0) : "memory", "r8", "r9", "r10", "r11");
+  return result;
+}
+
+TEST_F(SeccompTest, DeniedSocketcallIsNotOpenedByRulesForSocket) {
+  constexpr int kSocketcall = 102, kSocket = 1;
+  pid_t pid = fork();
+  if (pid == 0) _exit(Call32(kSocketcall, kSocket) == -EFAULT ? 0 : 1);
+  int status = 0;
+  waitpid(pid, &status, 0);
+  if (status != 0) GTEST_SKIP() << "needs a kernel with 32-bit emulation";
+  std::string text = R"({"defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"],
+      "syscalls": [{"names": ["exit_group"], "action": "SCMP_ACT_ALLOW"}, DENIAL
+      {"names": ["socket"], "action": "SCMP_ACT_ALLOW",
+       "args": [{"index": 0, "value": 4294967295, "valueTwo": 1, "op": "SCMP_CMP_MASKED_EQ"}]}]})";
+  std::string denial = R"({"names": ["socketcall"], "action": "SCMP_ACT_ERRNO", "errnoRet": 44},)";
+  std::string open = text, closed = text;
+  open.replace(open.find("DENIAL"), 6, "");
+  closed.replace(closed.find("DENIAL"), 6, denial);
+  auto body = [] { return -Call32(kSocketcall, kSocket); };
+  EXPECT_EQ(Under(*CompileSeccomp(Parse(open), ""), body), EFAULT) << "what libseccomp makes of the rule for socket";
+  EXPECT_EQ(Under(*CompileSeccomp(Parse(closed), ""), body), 44);
+}
+#endif
+
 TEST_F(SeccompTest, RefusesWhatItDoesNotKnow) {
   EXPECT_NE(ParseError(R"({"defaultAction": "SCMP_ACT_MAYBE"})").message.find("SCMP_ACT_MAYBE"), std::string::npos);
   EXPECT_NE(ParseError("{}").message.find("defaultAction"), std::string::npos);
