@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "shim/native_pod.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/clock.h"
+#include "containerd/sandbox.pb.h"
+#include "oci/clone.h"
+#include "shim/cgroup_record.h"
+
+namespace caisson::shim {
+namespace {
+
+namespace v1 = containerd::runtime::sandbox::v1;
+
+constexpr int64_t kStopMillis = 10'000;
+constexpr int64_t kDefaultShmBytes = 64 << 20;
+
+// PID 1 of a shared PID namespace: the kernel gives it every orphan of the pod, it reaps them and does nothing else.
+// Signals from inside the namespace that it does not handle do not reach it (pid_namespaces(7)).
+[[noreturn]] void RunReaper() {
+  prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  prctl(PR_SET_NAME, "caisson-reaper", 0, 0, 0);
+  syscall(SYS_close_range, 0u, ~0u, 0u);
+  setsid();
+  sigset_t children;
+  sigemptyset(&children);
+  sigaddset(&children, SIGCHLD);
+  sigprocmask(SIG_BLOCK, &children, nullptr);
+  for (;;) {
+    siginfo_t info;
+    while (waitid(P_ALL, 0, &info, WEXITED | WNOHANG) == 0 && info.si_pid != 0) info.si_pid = 0;
+    sigwaitinfo(&children, nullptr);
+  }
+}
+
+Result<> WriteSysctl(const std::string& name, const std::string& value) {
+  std::string path = "/proc/sys/" + name;
+  if (name.find('/') == std::string::npos) std::replace(path.begin() + 10, path.end(), '.', '/');
+  UniqueFd file(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (!file || write(file.get(), value.data(), value.size()) < 0) return ErrnoError("set sysctl '{}' to '{}'", name, value);
+  return {};
+}
+
+void SetTime(int64_t nanos, wkt::Timestamp* time) {
+  time->set_seconds(nanos / kNanosPerSecond);
+  time->set_nanos(static_cast<int32_t>(nanos % kNanosPerSecond));
+}
+
+}  // namespace
+
+Result<> CheckSysctl(const std::string& name, const std::string& value, bool host_network, bool host_ipc) {
+  bool clean = !name.empty() && name.size() < 256 && name.find("..") == std::string::npos && name[0] != '/' && name[0] != '.';
+  for (char c : name) clean = clean && (isalnum(static_cast<unsigned char>(c)) || std::string_view("._-/").find(c) != std::string_view::npos);
+  for (char c : value) clean = clean && static_cast<unsigned char>(c) >= 0x20 && c != 0x7f;
+  if (value.find('\t') != std::string::npos) clean = true && clean;
+  if (!clean || value.size() > 1024) return MakeError(Code::kInvalidArgument, "sysctl '{}' has a name or value that cannot be", name.substr(0, 128));
+  std::string dotted = name;
+  if (dotted.find('.') == std::string::npos) std::replace(dotted.begin(), dotted.end(), '/', '.');
+  if (dotted.starts_with("net.") || name.starts_with("net/")) {
+    if (host_network) return MakeError(Code::kInvalidArgument, "sysctl '{}' would change the host's network, which the pod shares", name);
+    return {};
+  }
+  bool ipc = dotted == "kernel.shmmax" || dotted == "kernel.shmall" || dotted == "kernel.shmmni" || dotted == "kernel.shm_rmid_forced" ||
+             dotted == "kernel.msgmax" || dotted == "kernel.msgmnb" || dotted == "kernel.msgmni" || dotted == "kernel.sem" ||
+             dotted.starts_with("fs.mqueue.");
+  if (!ipc) return MakeError(Code::kInvalidArgument, "sysctl '{}' does not belong to a namespace of the pod", name);
+  if (host_ipc) return MakeError(Code::kInvalidArgument, "sysctl '{}' would change the host's IPC namespace, which the pod shares", name);
+  return {};
+}
+
+NativePod::~NativePod() { (void)Stop(kStopMillis); }
+
+Result<> NativePod::EnterNamespaces(const std::string& netns_path, const pod::v1::SandboxOptions& options) {
+  if (!options.host_network()) {
+    UniqueFd netns(open(netns_path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!netns) return ErrnoError("open the pod's network namespace '{}'", netns_path);
+    if (setns(netns.get(), CLONE_NEWNET) != 0) return ErrnoError("enter the pod's network namespace '{}'", netns_path);
+  }
+  int flags = (options.host_ipc() ? 0 : CLONE_NEWIPC) | (options.hostname().empty() ? 0 : CLONE_NEWUTS);
+  if (flags != 0 && unshare(flags) != 0) return ErrnoError("make the pod's IPC and UTS namespaces");
+  if (!options.hostname().empty() && sethostname(options.hostname().data(), options.hostname().size()) != 0) {
+    return ErrnoError("set the pod's hostname '{}'", options.hostname());
+  }
+  return {};
+}
+
+Result<> NativePod::WriteSysctls(const pod::v1::SandboxOptions& options) {
+  for (const auto& [name, value] : options.sysctls()) TRY(CheckSysctl(name, value, options.host_network(), options.host_ipc()));
+  for (const auto& [name, value] : options.sysctls()) TRY(WriteSysctl(name, value));
+  return {};
+}
+
+// A tmpfs that no one sees but through this descriptor; before Linux 6.15 a detached mount cannot be cloned, and it is
+// mounted in the bundle instead.
+Result<> NativePod::MakeShm(int64_t bytes) {
+  std::string size = fmt::format("{}", bytes > 0 ? bytes : kDefaultShmBytes);
+  UniqueFd context(static_cast<int>(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC)));
+  if (!context) return ErrnoError("open a tmpfs for /dev/shm");
+  auto set = [&](const char* key, const char* value) { return syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_STRING, key, value, 0) == 0; };
+  if (!set("source", "shm") || !set("mode", "1777") || !set("size", size.c_str()) ||
+      syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
+    return ErrnoError("configure a tmpfs of {} bytes for /dev/shm", size);
+  }
+  shm_ = UniqueFd(static_cast<int>(syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)));
+  if (!shm_) return ErrnoError("mount a tmpfs for /dev/shm");
+  UniqueFd probe(static_cast<int>(syscall(SYS_open_tree, shm_.get(), "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
+  if (probe) return {};
+  std::string at = bundle_ + "/shm";
+  if (mkdir(at.c_str(), 0700) != 0 && errno != EEXIST) return ErrnoError("make '{}'", at);
+  if (syscall(SYS_move_mount, shm_.get(), "", AT_FDCWD, at.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0) return ErrnoError("mount /dev/shm on '{}'", at);
+  shm_attached_ = true;
+  return {};
+}
+
+Result<> NativePod::Create(const std::string& bundle, const std::string& netns_path, const pod::v1::SandboxOptions& options) {
+  if (state_ != State::kNone) return MakeError(Code::kAlreadyExists, "pod sandbox '{}' exists already", id_);
+  if (options.uid_maps_size() > 0) return MakeError(Code::kUnimplemented, "pod sandbox '{}': user namespaces are not supported yet", id_);
+  bundle_ = bundle;
+  TRY(EnterNamespaces(netns_path, options));
+  TRY(WriteSysctls(options));
+  if (!options.host_ipc()) TRY(MakeShm(options.shm_bytes()));
+  share_pid_ = options.share_pid();
+  task::TasksOptions tasks;
+  tasks.seccomp_cache_dir = seccomp_cache_dir_;
+  tasks.systemd_cgroup = options.systemd_cgroup();
+  tasks.shm_fd = shm_.get();
+  tasks.on_cgroup = [this](const std::string& path, bool systemd) { return RecordCgroup(bundle_, path, systemd); };
+  tasks_->set_options(std::move(tasks));
+  created_at_nanos_ = NowNanos();
+  state_ = State::kCreated;
+  return {};
+}
+
+Result<> NativePod::StartReaper() {
+  auto cloned = TRY(oci::Clone(CLONE_NEWPID, -1));
+  if (cloned.pid == 0) RunReaper();
+  reaper_pid_ = cloned.pid;
+  reaper_pidfd_ = std::move(cloned.pidfd);
+  return {};
+}
+
+Result<> NativePod::Stop(int64_t deadline_millis) {
+  if (state_ == State::kStopped) return {};
+  auto destroyed = tasks_->DestroyAll(deadline_millis);
+  oci::KillAndReap(reaper_pidfd_.get());
+  reaper_pidfd_.Reset();
+  if (shm_attached_) umount2((bundle_ + "/shm").c_str(), MNT_DETACH);
+  shm_.Reset();
+  TRY(std::move(destroyed));
+  state_ = State::kStopped;
+  exited_at_nanos_ = NowNanos();
+  for (auto& waiter : std::exchange(waiters_, {})) waiter();
+  return {};
+}
+
+const char* NativePod::StateName() const {
+  // containerd's words (its sandbox controller compares them).
+  return state_ == State::kReady ? "SANDBOX_READY" : "SANDBOX_NOTREADY";
+}
+
+void NativePod::Register(ttrpc::Server* server) {
+  constexpr char kService[] = "containerd.runtime.sandbox.v1.Sandbox";
+  server->HandleTyped<v1::CreateSandboxRequest, v1::CreateSandboxResponse>(kService, "CreateSandbox", [this](const auto& request, auto respond) {
+    pod::v1::SandboxOptions options;
+    if (!request.options().type_url().ends_with(kSandboxOptionsType) || !options.ParseFromString(request.options().value())) {
+      return respond(MakeError(Code::kInvalidArgument, "pod sandbox '{}': its options are not {}", id_, kSandboxOptionsType));
+    }
+    auto created = Create(request.bundle_path(), request.netns_path(), options);
+    if (!created) return respond(std::move(created.error()));
+    respond(v1::CreateSandboxResponse());
+  });
+  server->HandleTyped<v1::StartSandboxRequest, v1::StartSandboxResponse>(kService, "StartSandbox", [this](const auto&, auto respond) {
+    if (state_ != State::kCreated) return respond(MakeError(Code::kFailedPrecondition, "pod sandbox '{}' is not in the state 'created'", id_));
+    if (share_pid_) {
+      auto started = StartReaper();
+      if (!started) return respond(std::move(started.error()));
+    }
+    state_ = State::kReady;
+    v1::StartSandboxResponse response;
+    response.set_pid(static_cast<uint32_t>(share_pid_ ? reaper_pid_ : getpid()));
+    SetTime(created_at_nanos_, response.mutable_created_at());
+    respond(std::move(response));
+  });
+  server->HandleTyped<v1::StopSandboxRequest, v1::StopSandboxResponse>(kService, "StopSandbox", [this](const auto& request, auto respond) {
+    auto stopped = Stop(request.timeout_secs() > 0 ? int64_t{request.timeout_secs()} * 1000 : kStopMillis);
+    if (!stopped) return respond(std::move(stopped.error()));
+    respond(v1::StopSandboxResponse());
+  });
+  server->HandleTyped<v1::ShutdownSandboxRequest, v1::ShutdownSandboxResponse>(kService, "ShutdownSandbox", [this](const auto&, auto respond) {
+    auto stopped = Stop(kStopMillis);
+    if (!stopped) return respond(std::move(stopped.error()));
+    respond(v1::ShutdownSandboxResponse());
+    on_shutdown_();
+  });
+  server->HandleTyped<v1::WaitSandboxRequest, v1::WaitSandboxResponse>(kService, "WaitSandbox", [this](const auto&, auto respond) {
+    auto answer = [this, respond] {
+      v1::WaitSandboxResponse response;
+      SetTime(exited_at_nanos_, response.mutable_exited_at());
+      respond(std::move(response));
+    };
+    if (state_ == State::kStopped) return answer();
+    waiters_.push_back(answer);
+  });
+  server->HandleTyped<v1::SandboxStatusRequest, v1::SandboxStatusResponse>(kService, "SandboxStatus", [this](const auto&, auto respond) {
+    v1::SandboxStatusResponse response;
+    response.set_sandbox_id(id_);
+    response.set_pid(static_cast<uint32_t>(share_pid_ ? reaper_pid_ : getpid()));
+    response.set_state(StateName());
+    SetTime(created_at_nanos_, response.mutable_created_at());
+    if (exited_at_nanos_ != 0) SetTime(exited_at_nanos_, response.mutable_exited_at());
+    respond(std::move(response));
+  });
+  server->HandleTyped<v1::PingRequest, v1::PingResponse>(kService, "PingSandbox", [](const auto&, auto respond) { respond(v1::PingResponse()); });
+  server->HandleTyped<v1::PlatformRequest, v1::PlatformResponse>(kService, "Platform", [](const auto&, auto respond) {
+    v1::PlatformResponse response;
+    response.mutable_platform()->set_os("linux");
+#if defined(__x86_64__)
+    response.mutable_platform()->set_architecture("amd64");
+#elif defined(__aarch64__)
+    response.mutable_platform()->set_architecture("arm64");
+    response.mutable_platform()->set_variant("v8");
+#endif
+    respond(std::move(response));
+  });
+  server->Handle(kService, "SandboxMetrics", [](std::string_view, ttrpc::Reply reply) {
+    reply(MakeError(Code::kUnimplemented, "metrics of the sandbox itself are not kept; ask Task.Stats or caisson.pod.v1.Pod/Stats"));
+  });
+}
+
+}  // namespace caisson::shim

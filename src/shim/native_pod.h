@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// NativePod: a pod sandbox of Linux namespaces, held by this process itself: it enters the pod's network namespace and
+// makes its IPC and UTS namespaces, so /proc/<pid>/ns/* of this process are the pod's. A pod that shares its PID namespace
+// has one child more, which is PID 1 of it and reaps. It serves containerd's Sandbox service, version 1.
+//
+// Life cycle: created, started, stopped, shut down; each call is idempotent where the protocol allows. One thread.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+#include "caisson/pod/v1/pod.pb.h"
+#include "task/tasks.h"
+#include "ttrpc/server.h"
+
+namespace caisson::shim {
+
+inline constexpr char kSandboxOptionsType[] = "caisson.pod.v1.SandboxOptions";
+
+class NativePod {
+ public:
+  NativePod(std::string id, std::string seccomp_cache_dir, task::Tasks* tasks, std::function<void()> on_shutdown)
+      : id_(std::move(id)), seccomp_cache_dir_(std::move(seccomp_cache_dir)), tasks_(tasks), on_shutdown_(std::move(on_shutdown)) {}
+  ~NativePod();
+
+  // Registers the Sandbox service; before the server listens. The pod outlives the server.
+  void Register(ttrpc::Server* server);
+
+  // Ends every container and the reaper by force, removes what there is of them. Idempotent.
+  Result<> Stop(int64_t deadline_millis);
+
+ private:
+  enum class State { kNone, kCreated, kReady, kStopped };
+
+  Result<> Create(const std::string& bundle, const std::string& netns_path, const pod::v1::SandboxOptions& options);
+  Result<> EnterNamespaces(const std::string& netns_path, const pod::v1::SandboxOptions& options);
+  Result<> WriteSysctls(const pod::v1::SandboxOptions& options);
+  Result<> MakeShm(int64_t bytes);
+  Result<> StartReaper();
+  const char* StateName() const;
+
+  const std::string id_, seccomp_cache_dir_;
+  task::Tasks* tasks_;
+  std::function<void()> on_shutdown_;
+  State state_ = State::kNone;
+  std::string bundle_;
+  bool share_pid_ = false;
+  bool shm_attached_ = false;
+  UniqueFd shm_;
+  int reaper_pid_ = 0;
+  UniqueFd reaper_pidfd_;
+  int64_t created_at_nanos_ = 0, exited_at_nanos_ = 0;
+  std::vector<std::function<void()>> waiters_;
+};
+
+// A sysctl that a pod may set: namespaced, with a name and value that are what they seem (CVE-2022-0811).
+Result<> CheckSysctl(const std::string& name, const std::string& value, bool host_network, bool host_ipc);
+
+}  // namespace caisson::shim
