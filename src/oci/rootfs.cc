@@ -209,10 +209,11 @@ class RootfsMaker {
       // With slashes a dot belongs to the name, as in "net/ipv4/conf/eth0.1/forwarding" (sysctl(8)).
       if (name.find('/') == std::string::npos) std::replace(path.begin() + 10, path.end(), '.', '/');
       if (path.find("/../") != std::string::npos) return MakeError(Code::kInvalidArgument, "sysctl '{}' is no name", name);
-      UniqueFd file = TRY(sys::OpenInRootNoLinks(root_.get(), path, O_WRONLY));
+      auto file = sys::OpenInRootNoLinks(root_.get(), path, O_WRONLY);
+      if (!file) return std::move(file.error()).Within("sysctl '" + name + "'");
       struct statfs info {};
-      if (fstatfs(file.get(), &info) != 0 || info.f_type != kProcMagic) return MakeError(Code::kFailedPrecondition, "sysctl '{}': /proc is not procfs", name);
-      if (write(file.get(), value.data(), value.size()) < 0) return ErrnoError("sysctl '{}' = '{}'", name, value.substr(0, 64));
+      if (fstatfs(file->get(), &info) != 0 || info.f_type != kProcMagic) return MakeError(Code::kFailedPrecondition, "sysctl '{}': /proc is not procfs", name);
+      if (write(file->get(), value.data(), value.size()) < 0) return ErrnoError("sysctl '{}' = '{}'", name, value.substr(0, 64));
     }
     return {};
   }
