@@ -18,6 +18,7 @@
 
 #include "base/scope_exit.h"
 #include "base/strings.h"
+#include "oci/cgroup_device_bpf.h"
 #include "oci/cgroup_dir.h"
 #include "oci/cgroup_v1.h"
 #include "sys/cgroup.h"
@@ -401,6 +402,41 @@ TEST_F(CgroupTest, DeviceRulesHold) {
   auto applied = (*group)->Apply(change);
   ASSERT_TRUE(applied) << applied.error().message;
   EXPECT_EQ(check(), 1 | 8);
+  EXPECT_TRUE((*group)->Delete(Deadline::After(5000)));
+}
+
+// The v2 device program, on whatever cgroup2 the host has.
+TEST_F(CgroupTest, DeviceProgramHolds) {
+  auto group = Cgroup::Create(Options());
+  ASSERT_TRUE(group) << group.error().message;
+  auto unified = std::find_if((*group)->Hierarchies().begin(), (*group)->Hierarchies().end(), [](const auto& one) { return one.v2; });
+  if (unified == (*group)->Hierarchies().end()) {
+    EXPECT_TRUE((*group)->Delete(Deadline::After(5000)));
+    GTEST_SKIP() << "needs a cgroup2 hierarchy";
+  }
+  auto opens = [&] {
+    pid_t pid = Spawn(group->get(), [] {
+      int bits = 0;
+      if (open("/dev/null", O_RDWR | O_CLOEXEC) >= 0) bits |= 1;
+      if (open("/dev/zero", O_RDONLY | O_CLOEXEC) >= 0) bits |= 2;
+      if (open("/dev/zero", O_RDWR | O_CLOEXEC) >= 0) bits |= 4;
+      _exit(bits);
+    });
+    return WEXITSTATUS(Reap(pid));
+  };
+  std::vector<Resources::DeviceRule> rules = {{false, 'a', std::nullopt, std::nullopt, ""}, {true, 'c', 1, 3, "rw"}, {true, 'c', 1, 5, "r"}};
+  auto attached = AttachDeviceProgram(unified->path, *CompileDeviceRules(rules));
+  if (!attached && (attached.error().sys_errno == EINVAL || attached.error().sys_errno == ENOSYS)) {
+    EXPECT_TRUE((*group)->Delete(Deadline::After(5000)));
+    GTEST_SKIP() << "needs a kernel with CONFIG_CGROUP_BPF: " << attached.error().message;
+  }
+  EXPECT_TRUE(attached) << attached.error().message;
+  EXPECT_EQ(opens(), 1 | 2);
+  // A second program takes the place of the first instead of adding to it.
+  rules[1].minor = 5;
+  attached = AttachDeviceProgram(unified->path, *CompileDeviceRules(rules));
+  EXPECT_TRUE(attached) << attached.error().message;
+  EXPECT_EQ(opens(), 2 | 4);
   EXPECT_TRUE((*group)->Delete(Deadline::After(5000)));
 }
 
