@@ -174,7 +174,7 @@ Result<> Run(const Config& config) {
   TRY(MakeDir(config.state));
   UniqueFd lock = TRY(LockRoot(config));
   sigset_t signals = BlockSignals();
-  for (const char* sub : {"/pods", "/containers"}) TRY(MakeDir(config.state + sub));
+  for (const char* sub : {"/pods", "/containers", "/seccomp"}) TRY(MakeDir(config.state + sub));
   auto store = TRY(Store::Open(config.IndexPath()));
   auto images = TRY(image::ImageStore::Open(ImageOptions(config)));
   auto cni = TRY(net::Cni::Create(CniOptions(config)));
@@ -210,6 +210,9 @@ Result<> Run(const Config& config) {
     server->Stop(kStopMillis);
   }
   background.Stop();
+  for (const PodPtr& pod : pods.List()) {
+    if (auto shim = pod->shim()) shim->Close();
+  }
   shims->Stop();
   return recovered;
 }

@@ -79,12 +79,16 @@ Result<std::string> FindCompanion(const Config& config, const std::string& handl
                    kName);
 }
 
+std::vector<std::string> CompanionArguments(const Context& context) {
+  return {"--seccomp-cache", context.config.SeccompCacheDir()};
+}
+
 Result<> RunCleanup(Context& context, const PodRecord& record) {
   std::string program = TRY(FindCompanion(context.config, record.resolved_handler()));
   std::string pod_dir = context.config.PodDir(record.id());
   std::error_code ignored;
   std::filesystem::create_directories(pod_dir, ignored);
-  return RunCompanionCommand(program, {"cleanup", "--id", record.id()}, pod_dir + "/cleanup.log", kCleanupMillis);
+  return RunCompanionCommand(program, {"cleanup", "--id", record.id(), "--bundle", pod_dir}, pod_dir + "/cleanup.log", kCleanupMillis);
 }
 
 Result<> EndCompanion(Context& context, const PodRecord& record, const std::shared_ptr<ShimClient>& shim) {

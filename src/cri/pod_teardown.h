@@ -15,6 +15,9 @@ namespace caisson::cri {
 // The companion's program for a handler's configuration: its own, Config::shim_path, beside this program, or in PATH.
 Result<std::string> FindCompanion(const Config& config, const std::string& handler);
 
+// The companion's flags beyond its id and socket.
+std::vector<std::string> CompanionArguments(const Context& context);
+
 // Ends a companion: asked first, then killed, then what it left is removed.
 Result<> EndCompanion(Context& context, const PodRecord& record, const std::shared_ptr<ShimClient>& shim);
 // Removes cgroups, processes and mounts that a dead companion left.
