@@ -30,3 +30,8 @@ elseif(CMAKE_BUILD_TYPE STREQUAL "Release")
                       -fdata-sections)
   add_link_options(-Wl,-z,relro,-z,now -Wl,--gc-sections)
 endif()
+if(CAISSON_FUZZERS)
+  # Without it only the targets themselves, not the code that they call, would guide the fuzzer.
+  add_compile_options(-fsanitize=fuzzer-no-link)
+  add_link_options(-fsanitize=fuzzer-no-link)
+endif()

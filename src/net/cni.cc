@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <csignal>
 #include <cstring>
-
 #include <nlohmann/json.hpp>
 
 #include "base/clock.h"
@@ -20,8 +19,14 @@ namespace {
 constexpr size_t kStderrInMessage = 1024;
 
 // Error codes of the spec (1.1, "Error").
-enum CniCode { kIncompatibleVersion = 1, kUnknownContainer = 3, kInvalidConfig = 7, kTryAgain = 11, kNotAvailable = 50,
-               kLimitedConnectivity = 51 };
+enum CniCode {
+  kIncompatibleVersion = 1,
+  kUnknownContainer = 3,
+  kInvalidConfig = 7,
+  kTryAgain = 11,
+  kNotAvailable = 50,
+  kLimitedConnectivity = 51
+};
 
 Code CodeOf(int cni_code) {
   switch (cni_code) {
@@ -271,7 +276,8 @@ Result<> PluginCni::Gc(const std::vector<Attachment>& valid) {
 
 Result<std::unique_ptr<Cni>> Cni::Create(Options options) {
   if (options.max_conf_files < 1 || options.bin_dirs.empty() || options.conf_dir.empty()) {
-    return MakeError(Code::kInvalidArgument, "CNI needs a configuration folder, a plugin folder and at least one network");
+    return MakeError(Code::kInvalidArgument,
+                     "CNI needs a configuration folder, a plugin folder and at least one network");
   }
   return std::unique_ptr<Cni>(std::make_unique<PluginCni>(std::move(options)));
 }

@@ -41,8 +41,8 @@ struct Attachment {
 struct NetworkResult {
   std::vector<std::string> ips;  // of the first network; without prefix length, in the plugin's order; v4 and v6
   std::string mac;
-  std::string raw_json;       // the last plugin's result: given back to CHECK and DEL as prevResult
-  std::string config_json;    // the conflist that was used: DEL uses it even if the folder changed
+  std::string raw_json;     // the last plugin's result: given back to CHECK and DEL as prevResult
+  std::string config_json;  // the conflist that was used: DEL uses it even if the folder changed
   // With several networks each of the two is a JSON array.
 };
 
@@ -65,9 +65,9 @@ class Cni {
   // Runs ADD of each plugin; on failure runs DEL of all (spec 1.1, "DEL": also of those that ADD did not reach) and
   // returns the plugin's own message and code.
   virtual Result<NetworkResult> Add(const Attachment& attachment) = 0;
-  // Runs DEL in reverse with `added` as prevResult. Already gone: success. One plugin's failure does not keep the others
-  // from releasing what they hold; the first error is returned. `added` may be empty after a crash: then the folder's
-  // configuration is used, and without one the error is kFailedPrecondition.
+  // Runs DEL in reverse with `added` as prevResult. Already gone: success. One plugin's failure does not keep the
+  // others from releasing what they hold; the first error is returned. `added` may be empty after a crash: then the
+  // folder's configuration is used, and without one the error is kFailedPrecondition.
   virtual Result<> Del(const Attachment& attachment, const NetworkResult& added) = 0;
   // Spec 0.4.0 and later; kUnimplemented for older configurations, success where disableCheck says so.
   virtual Result<> Check(const Attachment& attachment, const NetworkResult& added) = 0;

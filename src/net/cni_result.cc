@@ -4,7 +4,6 @@
 #include <arpa/inet.h>
 
 #include <algorithm>
-
 #include <nlohmann/json.hpp>
 
 #include "base/json.h"
@@ -33,7 +32,9 @@ Result<Address> ParseAddress(const Json& entry, size_t i) {
   if (at == entry.end() || !at->is_string()) return Bad("ips[{}].address: not a string", i);
   const auto& text = at->get_ref<const std::string&>();
   size_t slash = text.find('/');
-  auto bad = [&] { return Bad("ips[{}].address: '{}' is not an address with a prefix length", i, Printable(text, 64)); };
+  auto bad = [&] {
+    return Bad("ips[{}].address: '{}' is not an address with a prefix length", i, Printable(text, 64));
+  };
   // A zero byte would end the text early for inet_pton.
   if (slash == text.npos || slash > INET6_ADDRSTRLEN || text.find('\0') != text.npos) return bad();
   Address address;
@@ -107,8 +108,7 @@ Result<> ReadIps(Json* result, const std::vector<Interface>& interfaces, std::st
     ConvertAddress(&entry, address.v6, version);
     auto index = entry.find("interface");
     if (index != entry.end() && !index->is_null()) {
-      if (!index->is_number_integer() || index->get<int64_t>() < 0 ||
-          index->get<uint64_t>() >= interfaces.size()) {
+      if (!index->is_number_integer() || index->get<int64_t>() < 0 || index->get<uint64_t>() >= interfaces.size()) {
         return Bad("ips[{}].interface: not an index of interfaces", i);
       }
       // An address of the host's end (a bridge's, say) is not the pod's.

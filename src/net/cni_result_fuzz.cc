@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "net/cni_result.h"
-
 #include <cstddef>
 #include <cstdint>
+
+#include "net/cni_result.h"
 
 using caisson::net::CniError;
 using caisson::net::ParseCniError;

@@ -46,8 +46,8 @@ TEST(ParseCniResult, IsConvertedToTheConfigurationsVersion) {
 }
 
 TEST(ParseCniResult, AddressesWithoutInterfaces) {
-  auto result = ParseCniResult(R"({"cniVersion": "0.3.1", "ips": [{"version": "4", "address": "10.0.0.2/8"}]})", "0.3.1",
-                               "eth0");
+  auto result =
+      ParseCniResult(R"({"cniVersion": "0.3.1", "ips": [{"version": "4", "address": "10.0.0.2/8"}]})", "0.3.1", "eth0");
   ASSERT_TRUE(result) << result.error().message;
   EXPECT_THAT(result->ips, ElementsAre("10.0.0.2"));
   EXPECT_EQ(result->mac, "");
@@ -73,12 +73,14 @@ TEST(ParseCniResult, RefusesWhatIsNoResult) {
   EXPECT_EQ(ErrorOf(R"({"interfaces": [{"name": 1}]})"), "interfaces[0].name: not a string");
   for (const char* address : {"10.0.0.1", "10.0.0.1/33", "10.0.0/8", "::1/129", "fd00::1/", "x/8", "/8", "10.0.0.1/-1",
                               "10.0.0.1\\u0000/8", "1.2.3.4; rm -rf/8"}) {
-    EXPECT_THAT(ErrorOf(fmt::format(R"({{"ips": [{{"address": "{}"}}]}})", address)), HasSubstr("ips[0].address")) << address;
+    EXPECT_THAT(ErrorOf(fmt::format(R"({{"ips": [{{"address": "{}"}}]}})", address)), HasSubstr("ips[0].address"))
+        << address;
   }
   for (const char* index : {"-1", "1", "18446744073709551615", "0.5", "\"0\""}) {
-    EXPECT_EQ(ErrorOf(fmt::format(
-                  R"({{"interfaces": [{{"name": "a"}}], "ips": [{{"address": "10.0.0.1/8", "interface": {}}}]}})", index)),
-              "ips[0].interface: not an index of interfaces")
+    EXPECT_EQ(
+        ErrorOf(fmt::format(
+            R"({{"interfaces": [{{"name": "a"}}], "ips": [{{"address": "10.0.0.1/8", "interface": {}}}]}})", index)),
+        "ips[0].interface: not an index of interfaces")
         << index;
   }
 }
@@ -93,7 +95,8 @@ TEST(ParseCniResult, IsBounded) {
 
 TEST(ParseCniError, MessageAndDetailsOnOneLine) {
   CniError error;
-  ASSERT_TRUE(ParseCniError(R"({"cniVersion": "1.0.0", "code": 11, "msg": "try\nlater", "details": "no\u0007 lease"})", &error));
+  ASSERT_TRUE(ParseCniError(R"({"cniVersion": "1.0.0", "code": 11, "msg": "try\nlater", "details": "no\u0007 lease"})",
+                            &error));
   EXPECT_EQ(error.code, 11);
   EXPECT_EQ(error.message, "try later; no  lease");
 }

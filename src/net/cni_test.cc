@@ -3,15 +3,14 @@
 #include "net/cni.h"
 
 #include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 #include <sys/stat.h>
 
 #include <filesystem>
 #include <fstream>
-#include <sstream>
-
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "base/json.h"
 #include "base/strings.h"
@@ -106,7 +105,8 @@ TEST_F(CniTest, ChainPassesResultsOn) {
   EXPECT_EQ(Input("first.CHECK")["prevResult"]["ips"].size(), 2u);
   ASSERT_TRUE(cni_->Del(attachment_, *added));
   EXPECT_EQ(Input("second.DEL")["prevResult"]["ips"].size(), 2u);
-  EXPECT_THAT(Calls(), ElementsAre("first ADD", "second ADD", "first CHECK", "second CHECK", "second DEL", "first DEL"));
+  EXPECT_THAT(Calls(),
+              ElementsAre("first ADD", "second ADD", "first CHECK", "second CHECK", "second DEL", "first DEL"));
 }
 
 TEST_F(CniTest, TheEnvironmentIsTheSpecsAndNothingElse) {
@@ -157,7 +157,9 @@ TEST_F(CniTest, CapabilitiesGoOnlyWhereDeclared) {
 
 TEST_F(CniTest, AFailureIsThePluginsAndUndoesAll) {
   Plugin("first", Answer(kResult));
-  Plugin("bad", R"([ $CNI_COMMAND = DEL ] && exit 0; echo '{"code": 11, "msg": "no lease", "details": "pool empty"}'; exit 1)");
+  Plugin(
+      "bad",
+      R"([ $CNI_COMMAND = DEL ] && exit 0; echo '{"code": 11, "msg": "no lease", "details": "pool empty"}'; exit 1)");
   Plugin("never", "true");
   List("1.0.0", R"([{"type": "first"}, {"type": "bad"}, {"type": "never"}])");
   Start();

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "net/conflist.h"
-
 #include <cstddef>
 #include <cstdint>
+
+#include "net/conflist.h"
 
 using caisson::net::ConfForm;
 using caisson::net::ParseConflist;

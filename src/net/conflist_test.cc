@@ -29,8 +29,8 @@ TEST(ParseConflist, AList) {
 }
 
 TEST(ParseConflist, ASinglePluginBecomesAList) {
-  auto list = ParseConflist(R"({"cniVersion": "1.0.0", "name": "one", "type": "ptp", "mtu": 1400})",
-                            ConfForm::kSinglePlugin);
+  auto list =
+      ParseConflist(R"({"cniVersion": "1.0.0", "name": "one", "type": "ptp", "mtu": 1400})", ConfForm::kSinglePlugin);
   ASSERT_TRUE(list) << list.error().message;
   ASSERT_EQ(list->plugins.size(), 1u);
   EXPECT_EQ(list->plugins[0].type, "ptp");
@@ -43,13 +43,13 @@ TEST(ParseConflist, ASinglePluginBecomesAList) {
 
 TEST(ParseConflist, TheNewestVersionThatIsSpoken) {
   auto version = [](std::string_view fields) {
-    auto list = ParseConflist(fmt::format(R"({{{}, "name": "n", "plugins": [{{"type": "t"}}]}})", fields), ConfForm::kList);
+    auto list =
+        ParseConflist(fmt::format(R"({{{}, "name": "n", "plugins": [{{"type": "t"}}]}})", fields), ConfForm::kList);
     return list ? list->version : list.error().message;
   };
   EXPECT_EQ(version(R"("cniVersion": "0.3.1", "cniVersions": ["0.4.0", "1.1.0", "9.0.0", "1.0.0"])"), "1.1.0");
   EXPECT_EQ(version(R"("cniVersions": ["0.3.0"])"), "0.3.0");
-  EXPECT_EQ(version(R"("cniVersion": "0.2.0")"),
-            "cniVersion: '0.2.0' is not one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0");
+  EXPECT_EQ(version(R"("cniVersion": "0.2.0")"), "cniVersion: '0.2.0' is not one of 0.3.0, 0.3.1, 0.4.0, 1.0.0, 1.1.0");
   EXPECT_EQ(version(R"("x": 1)"), "cniVersion: missing");
 }
 

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-
 #include <nlohmann/json.hpp>
 
 #include "base/id.h"
@@ -18,9 +17,8 @@ namespace {
 Json PortMappings(const std::vector<PortMapping>& mappings) {
   Json list = Json::array();
   for (const PortMapping& mapping : mappings) {
-    Json entry = {{"hostPort", mapping.host_port},
-                  {"containerPort", mapping.container_port},
-                  {"protocol", mapping.protocol}};
+    Json entry = {
+        {"hostPort", mapping.host_port}, {"containerPort", mapping.container_port}, {"protocol", mapping.protocol}};
     if (!mapping.host_ip.empty()) entry["hostIP"] = mapping.host_ip;
     list.push_back(std::move(entry));
   }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a CNI plugin is given: its stdin (spec 1.1, "Deriving execution configuration from plugin configuration") and its
-// environment. Pure; any thread.
+// What a CNI plugin is given: its stdin (spec 1.1, "Deriving execution configuration from plugin configuration") and
+// its environment. Pure; any thread.
 #pragma once
 
 #include <string>
@@ -14,8 +14,8 @@
 namespace caisson::net {
 
 struct PluginInput {
-  const Attachment* attachment = nullptr;         // runtimeConfig of the capabilities that the plugin declares
-  std::string_view prev_result;                   // JSON, or empty
+  const Attachment* attachment = nullptr;          // runtimeConfig of the capabilities that the plugin declares
+  std::string_view prev_result;                    // JSON, or empty
   const std::vector<Attachment>* valid = nullptr;  // of GC
 };
 

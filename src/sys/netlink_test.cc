@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sys/netlink.h"
 
+#include <gtest/gtest.h>
+#include <linux/if.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
-#include <net/if.h>
-
-#include <gtest/gtest.h>
 
 namespace caisson::sys {
 namespace {

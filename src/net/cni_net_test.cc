@@ -2,6 +2,8 @@
 // Real namespaces, real plugins (bridge, host-local, portmap) on a bridge and a lease folder of the test's own.
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
 #include <net/if.h>
 #include <sched.h>
 #include <sys/mount.h>
@@ -16,13 +18,11 @@
 #include <set>
 #include <thread>
 
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include "base/clock.h"
 #include "base/unique_fd.h"
 #include "net/cni.h"
 #include "net/netns.h"
+#include "net/plugin.h"
 #include "sys/netlink.h"
 
 namespace caisson::net {
@@ -31,13 +31,13 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-std::string CaptureOf(const std::string& command) {
-  FILE* pipe = popen(command.c_str(), "re");
-  std::string text;
-  char buffer[4096];
-  while (size_t got = fread(buffer, 1, sizeof buffer, pipe)) text.append(buffer, got);
-  pclose(pipe);
-  return text;
+// Output of a shell script. It is the script's stdin, so nothing is quoted.
+std::string CaptureOf(const std::string& script) {
+  const char* path = getenv("PATH");
+  auto output = RunPlugin("/bin/sh", {fmt::format("PATH={}", path ? path : "/usr/sbin:/usr/bin:/sbin:/bin")}, script,
+                          Deadline::After(30'000));
+  EXPECT_TRUE(output) << output.error().message;
+  return output ? output->out : std::string();
 }
 
 // Runs `work` on a thread inside the namespace.
@@ -177,16 +177,17 @@ class BridgeTest : public NetRootTest {
     size_t leases = 0;
     std::error_code error;
     for (const auto& entry : std::filesystem::directory_iterator(dir_ + "/leases/" + bridge_, error)) {
-      leases += entry.path().filename().string().starts_with(subnet_) ||
-                entry.path().filename().string().starts_with("fd5c");
+      leases +=
+          entry.path().filename().string().starts_with(subnet_) || entry.path().filename().string().starts_with("fd5c");
     }
     return leases;
   }
   // Anything on the host that names the pod or an address of ours.
   std::string Traces(const std::string& pod) {
-    return CaptureOf(fmt::format("(iptables-save; ip6tables-save) 2>/dev/null | grep -e {} -e {}; "
-                                 "ip -o link show master {} 2>/dev/null",
-                                 For(pod).container_id, subnet_, bridge_));
+    return CaptureOf(
+        fmt::format("(iptables-save; ip6tables-save) 2>/dev/null | grep -e {} -e {}; "
+                    "ip -o link show master {} 2>/dev/null",
+                    For(pod).container_id, subnet_, bridge_));
   }
 
   std::string subnet_, subnet6_;
