@@ -18,6 +18,7 @@
 #include "containerd/sandbox.pb.h"
 #include "oci/clone.h"
 #include "shim/cgroup_record.h"
+#include "sys/sysctl.h"
 
 namespace caisson::shim {
 namespace {
@@ -61,26 +62,6 @@ void SetTime(int64_t nanos, wkt::Timestamp* time) {
 
 }  // namespace
 
-Result<> CheckSysctl(const std::string& name, const std::string& value, bool host_network, bool host_ipc) {
-  bool clean = !name.empty() && name.size() < 256 && name.find("..") == std::string::npos && name[0] != '/' && name[0] != '.';
-  for (char c : name) clean = clean && (isalnum(static_cast<unsigned char>(c)) || std::string_view("._-/").find(c) != std::string_view::npos);
-  for (char c : value) clean = clean && static_cast<unsigned char>(c) >= 0x20 && c != 0x7f;
-  if (value.find('\t') != std::string::npos) clean = true && clean;
-  if (!clean || value.size() > 1024) return MakeError(Code::kInvalidArgument, "sysctl '{}' has a name or value that cannot be", name.substr(0, 128));
-  std::string dotted = name;
-  if (dotted.find('.') == std::string::npos) std::replace(dotted.begin(), dotted.end(), '/', '.');
-  if (dotted.starts_with("net.") || name.starts_with("net/")) {
-    if (host_network) return MakeError(Code::kInvalidArgument, "sysctl '{}' would change the host's network, which the pod shares", name);
-    return {};
-  }
-  bool ipc = dotted == "kernel.shmmax" || dotted == "kernel.shmall" || dotted == "kernel.shmmni" || dotted == "kernel.shm_rmid_forced" ||
-             dotted == "kernel.msgmax" || dotted == "kernel.msgmnb" || dotted == "kernel.msgmni" || dotted == "kernel.sem" ||
-             dotted.starts_with("fs.mqueue.");
-  if (!ipc) return MakeError(Code::kInvalidArgument, "sysctl '{}' does not belong to a namespace of the pod", name);
-  if (host_ipc) return MakeError(Code::kInvalidArgument, "sysctl '{}' would change the host's IPC namespace, which the pod shares", name);
-  return {};
-}
-
 NativePod::~NativePod() { (void)Stop(kStopMillis); }
 
 Result<> NativePod::EnterNamespaces(const std::string& netns_path, const pod::v1::SandboxOptions& options) {
@@ -98,7 +79,7 @@ Result<> NativePod::EnterNamespaces(const std::string& netns_path, const pod::v1
 }
 
 Result<> NativePod::WriteSysctls(const pod::v1::SandboxOptions& options) {
-  for (const auto& [name, value] : options.sysctls()) TRY(CheckSysctl(name, value, options.host_network(), options.host_ipc()));
+  for (const auto& [name, value] : options.sysctls()) TRY(sys::CheckPodSysctl(name, value, options.host_network(), options.host_ipc()));
   for (const auto& [name, value] : options.sysctls()) TRY(WriteSysctl(name, value));
   return {};
 }

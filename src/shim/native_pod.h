@@ -57,7 +57,4 @@ class NativePod {
   std::vector<std::function<void()>> waiters_;
 };
 
-// A sysctl that a pod may set: namespaced, with a name and value that are what they seem (CVE-2022-0811).
-Result<> CheckSysctl(const std::string& name, const std::string& value, bool host_network, bool host_ipc);
-
 }  // namespace caisson::shim

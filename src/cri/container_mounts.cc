@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "base/limits.h"
+#include "base/strings.h"
+#include "cri/spec_parts.h"
+#include "sys/mountinfo.h"
+
+namespace caisson::cri {
+
+using nlohmann::json;
+namespace v1 = runtime::v1;
+
+namespace {
+
+constexpr int kMaxMounts = 4096;
+
+json Mount(const char* destination, const char* type, const std::string& source, std::vector<std::string> options) {
+  return {{"destination", destination}, {"type", type}, {"source", source}, {"options", std::move(options)}};
+}
+
+// "/a//b/./c/" to "/a/b/c"; what leads up is refused: a destination is a place in the container.
+Result<std::string> CleanDestination(const std::string& path) {
+  if (path.empty() || path.size() >= limits::kPathBytes || path.find('\0') != std::string::npos) {
+    return MakeError(Code::kInvalidArgument, "mount destination '{}' is no path", path.substr(0, 64));
+  }
+  std::string clean;
+  for (std::string_view part : Split(path, '/')) {
+    if (part.empty() || part == ".") continue;
+    if (part == "..") return MakeError(Code::kInvalidArgument, "mount destination '{}' has a '..'", path);
+    clean += "/" + std::string(part);
+  }
+  if (clean.empty()) return MakeError(Code::kInvalidArgument, "a mount cannot take the place of the root");
+  return clean;
+}
+
+// The mount that `path` is on is shared or a slave: what propagation from or to the host needs.
+Result<> CheckSourcePropagation(const std::string& path, bool shared) {
+  std::error_code failed;
+  std::string real = std::filesystem::canonical(path, failed);
+  if (failed) return SysError(failed.value(), fmt::format("mount source '{}'", path));
+  auto table = TRY(sys::ReadMountInfo());
+  const sys::MountInfo* best = nullptr;
+  for (const auto& entry : table) {
+    bool above = entry.mount_point == "/" || real == entry.mount_point || real.starts_with(entry.mount_point + "/");
+    if (above && (best == nullptr || entry.mount_point.size() >= best->mount_point.size())) best = &entry;
+  }
+  auto has = [&](const char* field) {
+    return best != nullptr && std::any_of(best->optional.begin(), best->optional.end(), [&](const std::string& text) { return text.starts_with(field); });
+  };
+  bool is_shared = has("shared:"), is_slave = has("master:");
+  if (is_shared || (!shared && is_slave)) return {};
+  return MakeError(Code::kFailedPrecondition, "mount source '{}' is on '{}', which is not a {} mount", path,
+                   best == nullptr ? "/" : best->mount_point, shared ? "shared" : "shared or slave");
+}
+
+Result<std::string> PropagationOf(const v1::Mount& mount, std::string* rootfs) {
+  switch (mount.propagation()) {
+    case v1::PROPAGATION_PRIVATE: return std::string("rprivate");
+    case v1::PROPAGATION_HOST_TO_CONTAINER:
+      TRY(CheckSourcePropagation(mount.host_path(), false));
+      if (rootfs->empty()) *rootfs = "rslave";
+      return std::string("rslave");
+    case v1::PROPAGATION_BIDIRECTIONAL:
+      TRY(CheckSourcePropagation(mount.host_path(), true));
+      *rootfs = "rshared";
+      return std::string("rshared");
+    default: return MakeError(Code::kInvalidArgument, "mount '{}': propagation {} is not known", mount.container_path(), static_cast<int>(mount.propagation()));
+  }
+}
+
+Result<json> FromCri(const v1::Mount& mount, std::string* rootfs) {
+  std::string destination = TRY(CleanDestination(mount.container_path()));
+  if (mount.has_image() && !mount.image().image().empty()) return MakeError(Code::kUnimplemented, "mount '{}': image volumes are not supported yet", destination);
+  if (mount.uidmappings_size() > 0 || mount.gidmappings_size() > 0) return MakeError(Code::kUnimplemented, "mount '{}': id-mapped mounts are not supported yet", destination);
+  const std::string& source = mount.host_path();
+  if (source.empty() || source[0] != '/') return MakeError(Code::kInvalidArgument, "mount '{}': source '{}' is not an absolute path", destination, source);
+  struct stat info {};
+  if (stat(source.c_str(), &info) != 0) {
+    // A source that is not there is made, as other runtimes do and the conformance suite expects.
+    std::error_code failed;
+    std::filesystem::create_directories(source, failed);
+    if (failed) return SysError(failed.value(), fmt::format("mount '{}': make its source '{}'", destination, source));
+  }
+  std::vector<std::string> options = {"rbind", TRY(PropagationOf(mount, rootfs))};
+  if (mount.recursive_read_only()) {
+    if (!mount.readonly() || mount.propagation() != v1::PROPAGATION_PRIVATE) {
+      return MakeError(Code::kInvalidArgument, "mount '{}': recursive_read_only needs readonly and private propagation", destination);
+    }
+    options.emplace_back("rro");
+  } else {
+    options.emplace_back(mount.readonly() ? "ro" : "rw");
+  }
+  return Mount(destination.c_str(), "bind", source, std::move(options));
+}
+
+json Defaults(const ContainerSpecInputs& inputs) {
+  const auto& config = inputs.container.config();
+  const auto& security = config.linux().security_context();
+  bool host_ipc = inputs.pod.config().linux().security_context().namespace_options().ipc() == v1::NODE;
+  const char* access = security.privileged() ? "rw" : "ro";
+  json mounts = json::array();
+  mounts.push_back(Mount("/proc", "proc", "proc", {"nosuid", "noexec", "nodev"}));
+  mounts.push_back(Mount("/dev", "tmpfs", "tmpfs", {"nosuid", "strictatime", "mode=755", "size=65536k"}));
+  mounts.push_back(Mount("/dev/pts", "devpts", "devpts", {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}));
+  mounts.push_back(Mount("/dev/mqueue", "mqueue", "mqueue", {"nosuid", "noexec", "nodev"}));
+  mounts.push_back(Mount("/sys", "sysfs", "sysfs", {"nosuid", "noexec", "nodev", access}));
+  mounts.push_back(Mount("/sys/fs/cgroup", "cgroup", "cgroup", {"nosuid", "noexec", "nodev", "relatime", access}));
+  if (host_ipc) {
+    mounts.push_back(Mount("/dev/shm", "bind", "/dev/shm", {"rbind", "rprivate"}));
+  } else {
+    mounts.push_back(Mount("/dev/shm", "caisson-shm", "shm", {"nosuid", "noexec", "nodev"}));
+  }
+  const char* files = security.readonly_rootfs() ? "ro" : "rw";
+  for (const char* name : {"hostname", "hosts", "resolv.conf"}) {
+    mounts.push_back(Mount((std::string("/etc/") + name).c_str(), "bind", inputs.pod_dir + "/" + name, {"rbind", "rprivate", files}));
+  }
+  return mounts;
+}
+
+}  // namespace
+
+Result<MountsPart> MountsOf(const ContainerSpecInputs& inputs) {
+  const auto& config = inputs.container.config();
+  if (config.mounts_size() > kMaxMounts) return MakeError(Code::kResourceExhausted, "more than {} mounts", kMaxMounts);
+  MountsPart part;
+  std::vector<json> requested;
+  for (const auto& mount : config.mounts()) requested.push_back(TRY(FromCri(mount, &part.rootfs_propagation)));
+  std::vector<json> all;
+  for (const auto& mount : Defaults(inputs)) {
+    bool replaced = std::any_of(requested.begin(), requested.end(), [&](const json& other) { return other["destination"] == mount["destination"]; });
+    if (!replaced) all.push_back(mount);
+  }
+  all.insert(all.end(), requested.begin(), requested.end());
+  // Parents first, else they would hide their children; otherwise in the order given.
+  std::stable_sort(all.begin(), all.end(), [](const json& a, const json& b) {
+    auto depth = [](const json& mount) { return std::count(mount["destination"].get_ref<const std::string&>().begin(), mount["destination"].get_ref<const std::string&>().end(), '/'); };
+    return depth(a) < depth(b);
+  });
+  for (auto& mount : all) part.mounts.push_back(std::move(mount));
+  return part;
+}
+
+}  // namespace caisson::cri

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/json.h"
+#include "base/strings.h"
+#include "cri/spec_parts.h"
+
+namespace caisson::cri {
+
+using nlohmann::json;
+namespace v1 = runtime::v1;
+
+namespace {
+
+// A list as cpuset(7) takes it: digits, commas, dashes.
+Result<> CheckCpuList(const std::string& list, const char* what) {
+  if (list.find_first_not_of("0123456789,- ") != std::string::npos) return MakeError(Code::kInvalidArgument, "{} '{}' is no list of numbers", what, list.substr(0, 64));
+  return {};
+}
+
+}  // namespace
+
+Result<json> ResourcesOf(const Config& config, const v1::LinuxContainerResources& resources) {
+  json out = json::object();
+  json cpu = json::object();
+  if (resources.cpu_shares() > 0) cpu["shares"] = resources.cpu_shares();
+  if (resources.cpu_quota() != 0) cpu["quota"] = resources.cpu_quota();
+  if (resources.cpu_period() > 0) cpu["period"] = resources.cpu_period();
+  if (resources.cpu_shares() < 0 || resources.cpu_period() < 0) return MakeError(Code::kInvalidArgument, "cpu_shares and cpu_period cannot be negative");
+  TRY(CheckCpuList(resources.cpuset_cpus(), "cpuset_cpus"));
+  TRY(CheckCpuList(resources.cpuset_mems(), "cpuset_mems"));
+  if (!resources.cpuset_cpus().empty()) cpu["cpus"] = resources.cpuset_cpus();
+  if (!resources.cpuset_mems().empty()) cpu["mems"] = resources.cpuset_mems();
+  if (!cpu.empty()) out["cpu"] = cpu;
+  json memory = json::object();
+  if (resources.memory_limit_in_bytes() != 0) memory["limit"] = resources.memory_limit_in_bytes();
+  if (resources.memory_swap_limit_in_bytes() != 0) memory["swap"] = resources.memory_swap_limit_in_bytes();
+  if (!memory.empty()) out["memory"] = memory;
+  for (const auto& limit : resources.hugepage_limits()) {
+    out["hugepageLimits"].push_back({{"pageSize", limit.page_size()}, {"limit", limit.limit()}});
+  }
+  for (const auto& [key, value] : resources.unified()) out["unified"][key] = value;
+  if (config.containers.pids_limit > 0) out["pids"] = {{"limit", config.containers.pids_limit}};
+  return out;
+}
+
+Result<std::string> ResourcesJson(const Config& config, const v1::LinuxContainerResources& resources) {
+  return DumpJson(TRY(ResourcesOf(config, resources)));
+}
+
+std::string CgroupPath(const std::string& parent, const std::string& container_id, bool systemd) {
+  if (!systemd) return (parent.empty() ? "/caisson" : parent) + "/" + container_id;
+  // systemd wants the slice's own name: "/kubepods.slice/kubepods-pod1.slice" is "kubepods-pod1.slice".
+  std::string slice = parent.substr(parent.rfind('/') == std::string::npos ? 0 : parent.rfind('/') + 1);
+  return (slice.empty() ? "system.slice" : slice) + ":caisson:" + container_id;
+}
+
+}  // namespace caisson::cri
