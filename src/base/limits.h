@@ -38,5 +38,24 @@ inline constexpr size_t kCgroupFileBytes = 1 << 20;         // one file of a cgr
 inline constexpr int kCgroupDepth = 64;                     // cgroups nested below a container's own
 inline constexpr int kCgroupPids = 4'194'304;               // processes listed of one cgroup (the kernel's PID_MAX_LIMIT)
 inline constexpr int kSeccompSyscalls = 4096;               // rules, and names in one rule, of a seccomp profile
+inline constexpr size_t kStreamConnections = 1024;          // clients of the streaming server at once
+inline constexpr size_t kStreamNewConnections = 128;        // of these without a valid token yet; the oldest gives way
+inline constexpr size_t kStreamTokens = 1000;               // streaming URLs given out and not used yet
+inline constexpr int64_t kStreamTokenMillis = 60'000;       // how long such a URL is good
+inline constexpr int64_t kStreamHandshakeMillis = 10'000;   // TLS handshake and HTTP request of a streaming client, together
+inline constexpr int64_t kStreamCreationMillis = 30'000;    // until all streams of an exec, attach or forward are there
+inline constexpr size_t kStreamRequestBytes = 16 << 10;     // HTTP request of a streaming client
+inline constexpr size_t kStreamBacklogBytes = 1 << 20;      // data of one client's stream that its reader has not taken
+inline constexpr size_t kStreamQueueBytes = 256 << 10;      // data that a client has not taken; then its producer waits
+inline constexpr size_t kStreamResizeBytes = 1024;          // one terminal size message
+inline constexpr size_t kWebSocketMessageBytes = 1 << 20;   // one message of a WebSocket client
+inline constexpr size_t kSpdyControlBytes = 64 << 10;       // one SPDY control frame
+inline constexpr size_t kSpdyHeaderBytes = 32 << 10;        // its header block when inflated
+inline constexpr uint32_t kSpdyHeaders = 64;                // headers of one block
+inline constexpr size_t kSpdyStreams = 1024;                // open streams of one SPDY connection
+inline constexpr int kCniPlugins = 64;                      // plugins of one CNI configuration
+inline constexpr int kCniAddresses = 64;                    // addresses in a CNI plugin's result
+inline constexpr int kCniInterfaces = 256;                  // interfaces in a CNI plugin's result
+inline constexpr size_t kNetnsInterfaces = 256;             // interfaces of one pod whose counters are read
 
 }  // namespace caisson::limits

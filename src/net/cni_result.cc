@@ -68,7 +68,7 @@ Result<std::vector<Interface>> ReadInterfaces(const Json& result, std::string_vi
   auto at = result.find("interfaces");
   if (at == result.end() || at->is_null()) return interfaces;
   if (!at->is_array()) return Bad("interfaces: not a list");
-  if (at->size() > kMaxResultInterfaces) return Bad("interfaces: more than {}", kMaxResultInterfaces);
+  if (at->size() > limits::kCniInterfaces) return Bad("interfaces: more than {}", limits::kCniInterfaces);
   for (size_t i = 0; i < at->size(); ++i) {
     const Json& entry = (*at)[i];
     if (!entry.is_object()) return Bad("interfaces[{}]: not an object", i);
@@ -100,7 +100,7 @@ Result<> ReadIps(Json* result, const std::vector<Interface>& interfaces, std::st
   auto at = result->find("ips");
   if (at == result->end() || at->is_null()) return {};
   if (!at->is_array()) return Bad("ips: not a list");
-  if (at->size() > kMaxAddresses) return Bad("ips: more than {}", kMaxAddresses);
+  if (at->size() > limits::kCniAddresses) return Bad("ips: more than {}", limits::kCniAddresses);
   for (size_t i = 0; i < at->size(); ++i) {
     Json& entry = (*at)[i];
     if (!entry.is_object()) return Bad("ips[{}]: not an object", i);

@@ -12,8 +12,6 @@
 
 namespace caisson::net {
 
-inline constexpr int kMaxAddresses = 64, kMaxResultInterfaces = 256;
-
 struct CniResult {
   std::vector<std::string> ips;  // of interfaces inside the pod, canonical, without prefix length
   std::string mac;               // of `if_name` inside the pod, or empty

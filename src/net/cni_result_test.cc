@@ -87,7 +87,7 @@ TEST(ParseCniResult, RefusesWhatIsNoResult) {
 
 TEST(ParseCniResult, IsBounded) {
   std::string ips;
-  for (int i = 0; i <= kMaxAddresses; ++i) ips += fmt::format(R"({}{{"address": "10.0.0.{}/8"}})", i ? "," : "", i);
+  for (int i = 0; i <= limits::kCniAddresses; ++i) ips += fmt::format(R"({}{{"address": "10.0.0.{}/8"}})", i ? "," : "", i);
   EXPECT_EQ(ErrorOf(fmt::format(R"({{"ips": [{}]}})", ips)), "ips: more than 64");
   EXPECT_THAT(ErrorOf(std::string(limits::kCniOutputBytes + 1, ' ')), HasSubstr("larger than the limit"));
   EXPECT_THAT(ErrorOf(R"({"x": )" + std::string(1000, '[')), HasSubstr("nested deeper"));

@@ -139,7 +139,7 @@ Result<Conflist> ParseConflist(std::string_view text, ConfForm form) {
   auto plugins = document.find("plugins");
   if (plugins == document.end()) return Bad("plugins: missing");
   if (!plugins->is_array() || plugins->empty()) return Bad("plugins: not a list of at least one plugin");
-  if (plugins->size() > kMaxPlugins) return Bad("plugins: more than {}", kMaxPlugins);
+  if (plugins->size() > limits::kCniPlugins) return Bad("plugins: more than {}", limits::kCniPlugins);
   for (size_t i = 0; i < plugins->size(); ++i) {
     list.plugins.push_back(TRY(ReadPlugin((*plugins)[i], fmt::format("plugins[{}].", i))));
   }

@@ -28,8 +28,6 @@ struct Conflist {
 
 enum class ConfForm { kList, kSinglePlugin };
 
-inline constexpr int kMaxPlugins = 64;
-
 // Errors: kInvalidArgument naming the field.
 Result<Conflist> ParseConflist(std::string_view text, ConfForm form);
 

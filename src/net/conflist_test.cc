@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "base/limits.h"
+
 namespace caisson::net {
 namespace {
 
@@ -74,7 +76,7 @@ TEST(ParseConflist, ErrorsNameTheField) {
   EXPECT_EQ(ErrorOf(R"({"cniVersion": "1.0.0", "name": "n", "plugins": []})", ConfForm::kSinglePlugin),
             "plugins: a list of plugins belongs into a file named *.conflist");
   std::string many = "[";
-  for (int i = 0; i <= kMaxPlugins; ++i) many += std::string(i ? "," : "") + R"({"type": "a"})";
+  for (int i = 0; i <= limits::kCniPlugins; ++i) many += std::string(i ? "," : "") + R"({"type": "a"})";
   EXPECT_EQ(ErrorOf(with(many + "]")), "plugins: more than 64");
 }
 

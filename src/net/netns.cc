@@ -16,6 +16,7 @@
 #include <filesystem>
 #include <functional>
 
+#include "base/limits.h"
 #include "base/scope_exit.h"
 #include "base/unique_fd.h"
 #include "sys/netlink.h"
@@ -115,7 +116,7 @@ Result<std::vector<InterfaceStats>> ReadInterfaceStats(const std::string& netns_
   TRY(OnHelperThread([&]() -> Result<> {
     if (setns(netns.get(), CLONE_NEWNET) != 0) return ErrnoError("enter network namespace '{}'", netns_path);
     sys::RouteSocket socket = TRY(sys::RouteSocket::Open());
-    std::vector<sys::Link> links = TRY(socket.Links(kMaxInterfaces));
+    std::vector<sys::Link> links = TRY(socket.Links(limits::kNetnsInterfaces));
     for (sys::Link& link : links) {
       if (link.flags & IFF_LOOPBACK) continue;
       all.push_back({std::move(link.name), link.rx_bytes, link.rx_errors, link.tx_bytes, link.tx_errors});

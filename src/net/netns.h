@@ -25,8 +25,7 @@ struct InterfaceStats {
   std::string name;
   uint64_t rx_bytes = 0, rx_errors = 0, tx_bytes = 0, tx_errors = 0;
 };
-// Of every interface but lo, at most kMaxInterfaces.
+// Of every interface but lo, at most limits::kNetnsInterfaces.
 Result<std::vector<InterfaceStats>> ReadInterfaceStats(const std::string& netns_path);
-inline constexpr size_t kMaxInterfaces = 256;
 
 }  // namespace caisson::net
