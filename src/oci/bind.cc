@@ -3,11 +3,8 @@
 
 #include <fcntl.h>
 #include <sys/mount.h>
-#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-
-#include "sys/path.h"
 
 namespace caisson::oci {
 namespace {
@@ -33,16 +30,6 @@ Result<> SetAttr(int fd, mount_attr attributes, bool recursive) {
   return {};
 }
 
-// MS_REMOUNT | MS_BIND takes all flags at once: those that the mount has must be said again.
-Result<> Remount(int mount_fd, unsigned long set, unsigned long clear) {
-  struct statvfs now {};
-  if (fstatvfs(mount_fd, &now) != 0) return ErrnoError("read mount flags");
-  unsigned long flags = now.f_flag & (MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME | MS_RELATIME);
-  flags = (flags & ~clear) | set;
-  if (mount(nullptr, sys::FdPath(mount_fd).c_str(), nullptr, MS_REMOUNT | MS_BIND | flags, nullptr) != 0) return ErrnoError("remount");
-  return {};
-}
-
 }  // namespace
 
 Result<UniqueFd> CloneTree(int source_fd, const std::string& source, bool recursive) {
@@ -57,21 +44,24 @@ Result<> SetAttributes(int mount_fd, unsigned long set, unsigned long clear, boo
   mount_attr attributes{};
   attributes.attr_set = ToAttributes(set);
   attributes.attr_clr = ToAttributes(clear & ~kAtime);
+  // One of three values, which has to be cleared whole before it is set (mount_setattr(2)).
   if ((set | clear) & kAtime) attributes.attr_clr |= MOUNT_ATTR__ATIME;
-  auto done = SetAttr(mount_fd, attributes, recursive);
-  if (done || done.error().sys_errno != ENOSYS) return done;
-  if (recursive) return MakeError(Code::kUnimplemented, "recursive mount attributes need Linux 5.12");
-  return Remount(mount_fd, set, clear);
+  return SetAttr(mount_fd, attributes, recursive);
+}
+
+Result<> SetMountPropagation(int mount_fd, unsigned long propagation) {
+  if (propagation == 0) return {};
+  mount_attr attributes{};
+  attributes.propagation = propagation & ~static_cast<unsigned long>(MS_REC);
+  return SetAttr(mount_fd, attributes, propagation & MS_REC);
 }
 
 Result<> AttachTree(int tree_fd, int target_fd, const MountPlan& plan) {
-  if (syscall(SYS_move_mount, tree_fd, "", target_fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) != 0) return ErrnoError("attach mount");
-  // tree_fd is now the root of the attached mount.
   TRY(SetAttributes(tree_fd, plan.flags, plan.clear_flags, false));
   TRY(SetAttributes(tree_fd, plan.recursive_set, plan.recursive_clear, true));
-  if (plan.propagation == 0) return {};
-  if (mount(nullptr, sys::FdPath(tree_fd).c_str(), nullptr, plan.propagation, nullptr) != 0) return ErrnoError("set mount propagation");
-  return {};
+  TRY(SetMountPropagation(tree_fd, plan.propagation));
+  if (syscall(SYS_move_mount, tree_fd, "", target_fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) == 0) return {};
+  return ErrnoError("attach mount");
 }
 
 }  // namespace caisson::oci

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Bind mounts by descriptor: open_tree(2), mount_setattr(2), move_mount(2); before Linux 5.12, which lacks
-// mount_setattr, attributes by a remount. Child only.
+// Bind mounts by descriptor: open_tree(2), mount_setattr(2), move_mount(2); Linux 5.12. Child only.
 #pragma once
 
 #include "base/result.h"
@@ -12,9 +11,12 @@ namespace caisson::oci {
 
 // A detached copy of the mount at `source` (a path, or with an empty one the descriptor `source_fd`).
 Result<UniqueFd> CloneTree(int source_fd, const std::string& source, bool recursive);
-// Attaches `tree` on `target_fd`, an O_PATH descriptor, with the plan's attributes and propagation.
+// Gives `tree` the plan's attributes and propagation while nobody can see it yet, then attaches it on `target_fd`, an
+// O_PATH descriptor. `tree_fd` is the root of the attached mount afterwards.
 Result<> AttachTree(int tree_fd, int target_fd, const MountPlan& plan);
 // Sets MS_* attributes on the mount whose root is `mount_fd`.
 Result<> SetAttributes(int mount_fd, unsigned long set, unsigned long clear, bool recursive);
+// Sets MS_SHARED and its kin, for the whole tree with MS_REC.
+Result<> SetMountPropagation(int mount_fd, unsigned long propagation);
 
 }  // namespace caisson::oci

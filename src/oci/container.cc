@@ -11,27 +11,30 @@
 
 #include <utility>
 
-#include <nlohmann/json.hpp>
-
+#include "base/id.h"
 #include "base/scope_exit.h"
+#include "base/strings.h"
 #include "oci/clone.h"
 #include "oci/control.h"
 #include "oci/hooks.h"
 #include "oci/init.h"
+#include "oci/plan.h"
 #include "sys/path.h"
 
 namespace caisson::oci {
 namespace {
-
-// What a container has of its own when the spec says so, but for the cgroup namespace, which init makes after it has joined
-// the group.
-constexpr int kCloneFlags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWUSER;
 
 Result<> WriteWhole(const std::string& path, const std::string& text) {
   UniqueFd file(open(path.c_str(), O_WRONLY | O_CLOEXEC));
   if (!file) return ErrnoError("open '{}'", path);
   if (write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) return ErrnoError("write '{}'", path);
   return {};
+}
+
+Result<UniqueFd> OpenNamespace(const std::string& path) {
+  UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!fd) return ErrnoError("open namespace '{}'", path);
+  return fd;
 }
 
 std::string FormatMap(const std::vector<IdMapping>& mappings) {
@@ -43,31 +46,39 @@ std::string FormatMap(const std::vector<IdMapping>& mappings) {
 // The PID namespace that children are born in, for as long as the object lives (setns(2): it changes children only).
 class ChildPidNamespace {
  public:
+  // `fd`: of the namespace, or a pidfd of a process in it.
   static Result<ChildPidNamespace> Enter(int fd) {
     ChildPidNamespace entered;
     entered.own_ = UniqueFd(open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC));
     if (!entered.own_) return ErrnoError("open our PID namespace");
     if (setns(fd, CLONE_NEWPID) != 0) return ErrnoError("enter the container's PID namespace");
-    entered.entered_ = true;
     return entered;
   }
-  ChildPidNamespace() = default;
-  ChildPidNamespace(ChildPidNamespace&& other) noexcept : own_(std::move(other.own_)), entered_(std::exchange(other.entered_, false)) {}
+  ChildPidNamespace(ChildPidNamespace&& other) = default;
   ChildPidNamespace& operator=(ChildPidNamespace&&) = delete;
-  ~ChildPidNamespace() { Leave(); }
-  void Leave() {
+  ~ChildPidNamespace() {
     // Back to where we are ourselves: always allowed.
-    if (std::exchange(entered_, false)) (void)setns(own_.get(), CLONE_NEWPID);
+    if (own_) (void)setns(own_.get(), CLONE_NEWPID);
   }
 
  private:
+  ChildPidNamespace() = default;
   UniqueFd own_;
-  bool entered_ = false;
 };
+
+// The number of the process that `pidfd` is, in our PID namespace (proc(5), fdinfo).
+Result<int> PidOf(int pidfd) {
+  std::string text = TRY(sys::ReadFile(fmt::format("/proc/self/fdinfo/{}", pidfd), 4096));
+  size_t at = text.find("\nPid:\t");
+  auto pid = at == std::string::npos ? Result<int64_t>(0) : ParseInt64(text.substr(at + 6, text.find('\n', at + 6) - at - 6));
+  if (!pid || *pid <= 0) return MakeError(Code::kAborted, "the container's init has ended");
+  return static_cast<int>(*pid);
+}
 
 class ContainerImpl : public Container {
  public:
-  ContainerImpl(CreateOptions options, std::unique_ptr<Cgroup> cgroup) : options_(std::move(options)), cgroup_(std::move(cgroup)) {}
+  ContainerImpl(CreateOptions options, std::unique_ptr<Cgroup> cgroup, Plan plan)
+      : options_(std::move(options)), cgroup_(std::move(cgroup)), plan_(std::move(plan)) {}
 
   const std::string& id() const override { return options_.id; }
   const Process& init() const override { return init_; }
@@ -77,41 +88,36 @@ class ContainerImpl : public Container {
 
   Result<> Launch() {
     if (options_.spec.seccomp) filter_ = TRY(CompileSeccomp(*options_.spec.seccomp, options_.seccomp_cache_dir));
-    InitOptions init{options_, cgroup_.get(), {}, filter_ ? &*filter_ : nullptr, {}, false, -1};
-    unsigned long flags = 0;
-    ChildPidNamespace pid_namespace;
-    for (const auto& space : options_.spec.namespaces) {
-      if (space.path.empty()) {
-        flags |= static_cast<unsigned long>(space.flag & kCloneFlags);
-        continue;
-      }
-      UniqueFd fd(open(space.path.c_str(), O_RDONLY | O_CLOEXEC));
-      if (!fd) return ErrnoError("open namespace '{}'", space.path);
-      if (space.flag == CLONE_NEWPID) {
-        TRY(EnterPid(fd.get()));
-      } else {
-        init.joins.push_back({space.flag, std::move(fd), space.path});
-      }
+    InitOptions init{options_, plan_, cgroup_.get(), {}, filter_ ? &*filter_ : nullptr, {}, {}, -1};
+    for (const auto& join : plan_.joins) init.joins.push_back({join.flag, TRY(OpenNamespace(join.path)), join.path});
+    if (!plan_.user_namespace.empty()) init.user_namespace = TRY(OpenNamespace(plan_.user_namespace));
+    std::optional<ChildPidNamespace> pid_namespace;
+    if (!plan_.pid_namespace.empty()) {
+      UniqueFd fd = TRY(OpenNamespace(plan_.pid_namespace));
+      pid_namespace.emplace(TRY(ChildPidNamespace::Enter(fd.get())));
     }
-    init.new_user_namespace = flags & CLONE_NEWUSER;
+    bool outer = plan_.new_user_namespace || init.user_namespace;
     init.cgroup_join_fds = TRY(cgroup_->JoinFds());
     auto control = TRY(MakeControlPair());
     init.control = control.child.get();
-    auto cloned = Clone(flags, cgroup_->CloneIntoFd());
+    auto cloned = Clone(outer ? 0 : plan_.clone_flags, cgroup_->CloneIntoFd());
     if (cloned && cloned->pid == 0) {
       control.parent.Reset();  // else its end of file would never come
-      RunInit(init);
+      outer ? RunOuter(init) : RunInit(init);
     }
-    entered_pid_.reset();
+    pid_namespace.reset();
     if (!cloned) return std::move(cloned.error());
     cgroup_->CloseFds();
     control.child.Reset();
-    init_.pid = cloned->pid;
-    init_.pidfd = std::move(cloned->pidfd);
     options_.stdio = Stdio();  // the child has them
     control_ = std::move(control.parent);
+    if (outer) {
+      TRY(AwaitInit(*cloned));
+    } else {
+      init_.pid = cloned->pid;
+      init_.pidfd = std::move(cloned->pidfd);
+    }
     TRY(AwaitReady());
-    filter_for_exec_ = std::move(filter_);
     return RunCreateHooks();
   }
 
@@ -127,29 +133,30 @@ class ContainerImpl : public Container {
   }
 
   Result<Process> Exec(ExecOptions exec) override {
-    int flags = NamespaceFlags();
     auto control = TRY(MakeControlPair());
-    ExecInit init{exec, init_.pidfd.get(), flags, TRY(cgroup_->JoinFds()), nullptr, options_.die_with_parent, control.child.get()};
-    if (options_.spec.seccomp && filter_for_exec_) init.filter = &*filter_for_exec_;
+    ExecInit init{exec, init_.pidfd.get(), NamespaceFlags(), TRY(cgroup_->JoinFds()), filter_ ? &*filter_ : nullptr,
+                  options_.spec.personality, options_.die_with_parent, control.child.get()};
+    std::optional<ChildPidNamespace> pid_namespace;
     if (options_.spec.FindNamespace(CLONE_NEWPID) != nullptr) {
-      UniqueFd pid_namespace(open(fmt::format("/proc/{}/ns/pid", init_.pid).c_str(), O_RDONLY | O_CLOEXEC));
-      if (!pid_namespace) return NotRunning();
-      TRY(EnterPid(pid_namespace.get()));
+      auto entered = ChildPidNamespace::Enter(init_.pidfd.get());
+      if (!entered) return entered.error().sys_errno == ESRCH ? NotRunning() : std::move(entered.error());
+      pid_namespace.emplace(std::move(*entered));
     }
     auto cloned = Clone(0, cgroup_->CloneIntoFd());
     if (cloned && cloned->pid == 0) {
       control.parent.Reset();
       RunExec(init);
     }
-    entered_pid_.reset();
+    pid_namespace.reset();
+    // ENOMEM: no process can be born in a PID namespace whose init has ended (pid_namespaces(7)).
     if (!cloned) return cloned.error().sys_errno == ENOMEM ? NotRunning() : std::move(cloned.error());
     cgroup_->CloseFds();
     control.child.Reset();
     Process process{cloned->pid, std::move(cloned->pidfd), UniqueFd()};
-    auto failed = AwaitExec(control.parent.get(), exec, &process);
-    if (failed) return process;
+    auto done = AwaitExec(control.parent.get(), exec, &process);
+    if (done) return process;
     KillAndReap(process.pidfd.get());
-    return std::move(failed.error());
+    return std::move(done.error());
   }
 
   Result<> Kill(int signal, bool all) override {
@@ -172,17 +179,11 @@ class ContainerImpl : public Container {
   // After a failed Launch: the child, then the group.
   void Undo() {
     control_.Reset();
-    entered_pid_.reset();
     KillAndReap(init_.pidfd.get());
     (void)cgroup_->Delete(Deadline::After(10'000));  // what failed before is the error to tell
   }
 
  private:
-  Result<> EnterPid(int fd) {
-    entered_pid_.emplace(TRY(ChildPidNamespace::Enter(fd)));
-    return {};
-  }
-
   Error NotRunning() const { return MakeError(Code::kFailedPrecondition, "container '{}' is not running", id()); }
 
   // Of setns(2) with the init's pidfd: what init does not share with us. A namespace that is the same costs nothing.
@@ -194,26 +195,59 @@ class ContainerImpl : public Container {
     return flags;
   }
 
+  // With a user namespace: `outer` makes init, as our child, and ends.
+  Result<> AwaitInit(const Cloned& outer) {
+    ScopeExit reap([&] { KillAndReap(outer.pidfd.get()); });
+    Deadline deadline = Deadline::After(options_.deadline_millis);
+    auto word = TRY(Receive(control_.get(), deadline));
+    if (word.signal == Signal::kNeedsMaps) {
+      std::string proc = fmt::format("/proc/{}/", outer.pid);
+      TRY(WriteWhole(proc + "uid_map", FormatMap(options_.spec.uid_mappings)));
+      TRY(WriteWhole(proc + "gid_map", FormatMap(options_.spec.gid_mappings)));
+      TRY(SendSignal(control_.get(), Signal::kMapped));
+      word = TRY(Receive(control_.get(), deadline));
+    }
+    // Its word and init's come by one socket, in either order.
+    for (; word.signal != Signal::kChild; word = TRY(Receive(control_.get(), deadline))) {
+      if (word.signal == Signal::kEnd) return EndedEarly();
+      early_.push_back(std::move(word));
+    }
+    init_.pidfd = std::move(word.fd);
+    init_.pid = TRY(PidOf(init_.pidfd.get()));
+    return {};
+  }
+
+  Error EndedEarly() const { return MakeError(Code::kAborted, "container '{}': init ended before it was ready (killed?)", id()); }
+
   Result<> AwaitReady() {
     Deadline deadline = Deadline::After(options_.deadline_millis);
-    const Spec& spec = options_.spec;
-    const NamespaceSpec* user = spec.FindNamespace(CLONE_NEWUSER);
-    if (user != nullptr && user->path.empty()) {
-      std::string proc = fmt::format("/proc/{}/", init_.pid);
-      TRY(WriteWhole(proc + "uid_map", FormatMap(spec.uid_mappings)));
-      TRY(WriteWhole(proc + "gid_map", FormatMap(spec.gid_mappings)));
-      TRY(SendSignal(control_.get(), Signal::kMapped));
+    for (;;) {
+      Received word;
+      if (early_.empty()) {
+        word = TRY(Receive(control_.get(), deadline));
+      } else {
+        word = std::move(early_.front());
+        early_.erase(early_.begin());
+      }
+      if (word.signal == Signal::kConsole) {
+        init_.console = std::move(word.fd);
+      } else if (word.signal == Signal::kReady && word.ids.size() >= 2) {
+        ProcessSpec& process = options_.spec.process;
+        process.uid = word.ids[0];
+        process.gid = word.ids[1];
+        process.additional_gids.assign(word.ids.begin() + 2, word.ids.end());
+        process.username.clear();
+        return {};
+      } else {
+        return EndedEarly();
+      }
     }
-    auto word = TRY(Receive(control_.get(), deadline));
-    if (word.signal != Signal::kReady) return MakeError(Code::kAborted, "container '{}': init ended before it was ready (killed?)", id());
-    init_.console = std::move(word.fd);
-    return {};
   }
 
   Result<> AwaitExec(int control, const ExecOptions& exec, Process* process) {
     Deadline deadline = Deadline::After(exec.deadline_millis);
     auto word = TRY(Receive(control, deadline));
-    if (word.signal == Signal::kReady) {
+    if (word.signal == Signal::kConsole) {
       process->console = std::move(word.fd);
       word = TRY(Receive(control, deadline));
     }
@@ -221,25 +255,18 @@ class ContainerImpl : public Container {
     return {};
   }
 
-  std::string State(const char* status) const {
-    nlohmann::json state = {{"ociVersion", "1.2.0"}, {"id", id()}, {"status", status}, {"pid", init_.pid},
-                            {"bundle", options_.bundle}, {"annotations", options_.spec.annotations}};
-    return DumpJson(state);
-  }
+  std::string State(const char* status) const { return HookState(options_, status, init_.pid); }
 
   Result<> RunCreateHooks() {
-    const Hooks& hooks = options_.spec.hooks;
-    if (!hooks.create_container.empty() || !hooks.start_container.empty()) {
-      return MakeError(Code::kUnimplemented, "container '{}': createContainer and startContainer hooks are not supported", id());
-    }
-    TRY(RunHooks(hooks.prestart, State("created")));
-    return RunHooks(hooks.create_runtime, State("created"));
+    TRY(RunHooks(options_.spec.hooks.prestart, State("created")));
+    return RunHooks(options_.spec.hooks.create_runtime, State("created"));
   }
 
   CreateOptions options_;
   std::unique_ptr<Cgroup> cgroup_;
-  std::optional<SeccompFilter> filter_, filter_for_exec_;
-  std::optional<ChildPidNamespace> entered_pid_;
+  Plan plan_;
+  std::optional<SeccompFilter> filter_;
+  std::vector<Received> early_;  // what init said before we knew it
   Process init_;
   UniqueFd control_;  // valid from created to started
 };
@@ -247,15 +274,15 @@ class ContainerImpl : public Container {
 }  // namespace
 
 Result<std::unique_ptr<Container>> Container::Create(CreateOptions options) {
-  const Spec& spec = options.spec;
-  if (spec.process.args.empty()) return MakeError(Code::kInvalidArgument, "container '{}': process.args is empty", options.id);
-  if (spec.FindNamespace(CLONE_NEWNS) == nullptr) return MakeError(Code::kInvalidArgument, "container '{}' has no mount namespace of its own", options.id);
+  if (!IsSafeName(options.id)) return MakeError(Code::kInvalidArgument, "container id '{}' cannot be one", options.id.substr(0, 128));
+  auto planned = MakePlan(options.spec, options.bundle, options.rootfs);
+  if (!planned) return std::move(planned.error()).Within("container '" + options.id + "'");
   CgroupOptions group;
-  group.path = spec.cgroups_path;
+  group.path = options.spec.cgroups_path;
   group.systemd = options.systemd_cgroup;
-  group.resources = spec.resources;
+  group.resources = planned->resources;
   auto cgroup = TRY(Cgroup::Create(group));
-  auto container = std::make_unique<ContainerImpl>(std::move(options), std::move(cgroup));
+  auto container = std::make_unique<ContainerImpl>(std::move(options), std::move(cgroup), std::move(*planned));
   auto launched = container->Launch();
   if (!launched) {
     container->Undo();

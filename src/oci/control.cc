@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "oci/control.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 
 namespace caisson::oci {
 namespace {
-constexpr size_t kMaxMessage = 4096;
+constexpr size_t kMaxMessage = 8192;  // the ids of limits::kUserGroups groups fit
 
 // Code and errno as bytes, then the text.
 struct FailureHead {
@@ -20,7 +23,10 @@ struct FailureHead {
 Result<ControlPair> MakeControlPair() {
   int ends[2];
   if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return ErrnoError("make the launcher's socket pair");
-  return ControlPair{UniqueFd(ends[0]), UniqueFd(ends[1])};
+  ControlPair pair{UniqueFd(ends[0]), UniqueFd(ends[1])};
+  if (pair.child.get() < 3) pair.child = UniqueFd(fcntl(ends[1], F_DUPFD_CLOEXEC, 3));  // those are the program's
+  if (!pair.child) return ErrnoError("make the launcher's socket pair");
+  return pair;
 }
 
 Result<> SendSignal(int socket, Signal signal, int fd) {
@@ -43,13 +49,25 @@ Result<> SendSignal(int socket, Signal signal, int fd) {
   return {};
 }
 
+Result<> SendReady(int socket, const Ids& ids) {
+  std::string message(1, static_cast<char>(Signal::kReady));
+  message.append(reinterpret_cast<const char*>(ids.data()), ids.size() * sizeof(ids[0]));
+  if (write(socket, message.data(), message.size()) < 0) return ErrnoError("tell the launcher's other side");
+  return {};
+}
+
+bool IsGone(int socket) {
+  pollfd state{socket, 0, 0};
+  return poll(&state, 1, 0) > 0 && (state.revents & POLLHUP);
+}
+
 Result<> SendFailure(int socket, const Error& error) {
   char message[kMaxMessage] = {};
   FailureHead head{static_cast<char>(Signal::kFailed), static_cast<int32_t>(error.code), error.sys_errno};
   size_t text = std::min(error.message.size(), sizeof message - sizeof head);
   std::memcpy(message, &head, sizeof head);
   std::memcpy(message + sizeof head, error.message.data(), text);
-  if (send(socket, message, sizeof head + text, MSG_NOSIGNAL) < 0) return ErrnoError("tell the launcher of a failure");
+  if (write(socket, message, sizeof head + text) < 0) return ErrnoError("tell the launcher of a failure");
   return {};
 }
 
@@ -85,6 +103,8 @@ Result<Received> Receive(int socket, const Deadline& deadline) {
                  std::string(bytes + sizeof head, static_cast<size_t>(got) - sizeof head)};
   }
   received.signal = static_cast<Signal>(bytes[0]);
+  received.ids.resize((static_cast<size_t>(got) - 1) / sizeof(uint32_t));
+  std::memcpy(received.ids.data(), bytes + 1, received.ids.size() * sizeof(uint32_t));
   return received;
 }
 

@@ -4,6 +4,9 @@
 // The child's end is O_CLOEXEC: its end of file tells that execve has succeeded.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 #include "base/clock.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
@@ -11,12 +14,18 @@
 namespace caisson::oci {
 
 enum class Signal : char {
-  kMapped = 'm',   // parent: the id maps are written
-  kReady = 'r',    // child: all but execve is done
-  kStart = 's',    // parent: execve now
-  kFailed = 'f',   // child: an Error follows
-  kEnd = 'e',      // the other side is gone
+  kNeedsMaps = 'n',  // child: has made a user namespace
+  kMapped = 'm',     // parent: the id maps are written
+  kChild = 'c',      // child: has cloned the container's init; its pidfd is with it
+  kConsole = 't',    // child: the pty's master is with it
+  kReady = 'r',      // child: all but execve is done; the ids it has become follow
+  kStart = 's',      // parent: execve now
+  kFailed = 'f',     // child: an Error follows
+  kEnd = 'e',        // the other side is gone
 };
+
+// The ids of the process: uid, gid and the supplementary ones.
+using Ids = std::vector<uint32_t>;
 
 struct ControlPair {
   UniqueFd parent, child;
@@ -25,14 +34,19 @@ Result<ControlPair> MakeControlPair();
 
 // Sends one word, with a descriptor if `fd` is not -1.
 Result<> SendSignal(int socket, Signal signal, int fd = -1);
+Result<> SendReady(int socket, const Ids& ids);
+// By write(2) alone, the last call that a seccomp filter forbids.
 Result<> SendFailure(int socket, const Error& error);
 
 struct Received {
   Signal signal = Signal::kEnd;
   UniqueFd fd;
+  Ids ids;
 };
 // Waits for the next word. A failure that the child sent is returned as that Error; nothing before the deadline is
 // kDeadlineExceeded.
 Result<Received> Receive(int socket, const Deadline& deadline);
+// True if the other side is gone.
+bool IsGone(int socket);
 
 }  // namespace caisson::oci

@@ -6,6 +6,9 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <nlohmann/json.hpp>
+
+#include "base/json.h"
 #include "oci/clone.h"
 
 namespace caisson::oci {
@@ -47,6 +50,12 @@ Result<> RunHooks(const std::vector<Hook>& hooks, const std::string& state_json)
     if (*code != 0) return MakeError(Code::kFailedPrecondition, "hook '{}' ended with {}", hook.path, *code);
   }
   return {};
+}
+
+std::string HookState(const CreateOptions& container, const char* status, int pid) {
+  Json state = {{"ociVersion", "1.2.0"}, {"id", container.id}, {"status", status}, {"pid", pid}, {"bundle", container.bundle},
+                {"annotations", container.spec.annotations}};
+  return DumpJson(state);
 }
 
 }  // namespace caisson::oci

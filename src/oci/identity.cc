@@ -16,6 +16,7 @@
 #include "base/strings.h"
 #include "base/unique_fd.h"
 #include "sys/path.h"
+#include "sys/user.h"
 
 namespace caisson::oci {
 namespace {
@@ -24,12 +25,24 @@ struct CapabilityData {
   __user_cap_data_struct words[2];
 };
 
-Result<CapabilityData> GetCapabilities() {
+// struct sched_attr of sched_setattr(2), first version.
+struct SchedAttr {
+  uint32_t size, policy;
+  uint64_t flags;
+  int32_t nice;
+  uint32_t priority;
+  uint64_t runtime, deadline, period;
+};
+
+Result<uint64_t> PermittedCapabilities() {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
   CapabilityData data{};
   if (syscall(SYS_capget, &header, data.words) != 0) return ErrnoError("capget");
-  return data;
+  return data.words[0].permitted | uint64_t{data.words[1].permitted} << 32;
 }
+
+// None unless the spec gives some.
+CapabilitySets Wanted(const ProcessSpec& process) { return process.capabilities.value_or(CapabilitySets()); }
 
 Result<> SetRlimits(const std::vector<Rlimit>& limits) {
   for (const auto& limit : limits) {
@@ -60,6 +73,7 @@ Result<> EnterDirectory(const std::string& path) {
   if (chdir(path.c_str()) != 0) return ErrnoError("enter working directory '{}'", path);
   // A directory outside the root is not to be had by a name inside: a leaked descriptor was used (CVE-2024-21626).
   char where[limits::kPathBytes];
+  // Not getcwd(3), which tries to make up a path where the kernel says there is none.
   if (syscall(SYS_getcwd, where, sizeof where) < 0 || where[0] != '/') {
     return MakeError(Code::kInvalidArgument, "working directory '{}' is outside the container's root", path);
   }
@@ -95,9 +109,8 @@ Result<> SetCapabilities(const CapabilitySets& wanted, uint64_t have) {
   return {};
 }
 
-Result<> Load(const SeccompFilter* filter) {
-  if (filter == nullptr) return {};
-  if (int failed = LoadSeccomp(*filter); failed != 0) return SysError(failed, "load the seccomp filter");
+Result<> Load(const SeccompFilter& filter) {
+  if (int failed = LoadSeccomp(filter); failed != 0) return SysError(failed, "load the seccomp filter");
   return {};
 }
 
@@ -110,60 +123,76 @@ Result<> WriteLabel(const char* path, const std::string& label, const char* what
 
 }  // namespace
 
-Result<> BecomeProcess(const ProcessSpec& process, const SeccompFilter* filter) {
-  TRY(SetRlimits(process.rlimits));
+Result<> SetAttributes(const ProcessSpec& process) {
   if (process.oom_score_adj) TRY(SetOomScore(*process.oom_score_adj));
   TRY(WriteLabel("/proc/self/attr/exec", process.selinux_label, "SELinux label"));
   TRY(WriteLabel("/proc/self/attr/apparmor/exec", process.apparmor_profile.empty() ? "" : "exec " + process.apparmor_profile, "AppArmor profile"));
+  if (process.io_priority) {
+    int value = process.io_priority->io_class << 13 | process.io_priority->priority;  // IOPRIO_PRIO_VALUE
+    if (syscall(SYS_ioprio_set, 1 /* IOPRIO_WHO_PROCESS */, 0, value) != 0) return ErrnoError("set the I/O priority");
+  }
+  if (!process.scheduler) return {};
+  const Scheduler& wanted = *process.scheduler;
+  SchedAttr attr{sizeof attr, wanted.policy, wanted.flags, wanted.nice, wanted.priority, wanted.runtime, wanted.deadline, wanted.period};
+  if (syscall(SYS_sched_setattr, 0, &attr, 0) != 0) return ErrnoError("set the scheduling policy");
+  return {};
+}
+
+Result<> ResolveUser(int root_fd, ProcessSpec* process) {
+  if (process->username.empty()) return {};
+  sys::UserRequest request;
+  request.user = process->username;
+  if (process->gid_given) request.gid = process->gid;
+  request.supplemental = process->additional_gids;
+  request.merge_groups = !process->strict_groups;
+  auto user = TRY(sys::ResolveUser(root_fd, request));
+  process->uid = user.uid;
+  process->gid = user.gid;
+  process->additional_gids = std::move(user.groups);
+  return {};
+}
+
+Result<> BecomeUser(const ProcessSpec& process, const SeccompFilter* filter) {
+  TRY(SetRlimits(process.rlimits));
   umask(process.umask.value_or(0022));
   // As root first: the user may be kept out of a folder above. Some file systems (root squash) want the user instead.
   auto entered = EnterDirectory(process.cwd);
   if (!entered && entered.error().sys_errno != EACCES) return entered;
 
-  CapabilitySets none;
-  const CapabilitySets& wanted = process.capabilities ? *process.capabilities : none;
-  auto own = TRY(GetCapabilities());
-  uint64_t have = own.words[0].permitted | uint64_t{own.words[1].permitted} << 32;
-  TRY(DropBounding(wanted.bounding));
-  // Without no_new_privs a filter needs CAP_SYS_ADMIN (seccomp(2)), which is gone after capset: now, then.
-  if (!process.no_new_privileges) TRY(Load(filter));
+  uint64_t have = TRY(PermittedCapabilities());
+  TRY(DropBounding(Wanted(process).bounding));
   if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0) return ErrnoError("keep capabilities");
   if (setgroups(process.additional_gids.size(), process.additional_gids.data()) != 0) return ErrnoError("set {} supplementary groups", process.additional_gids.size());
   if (setresgid(process.gid, process.gid, process.gid) != 0) return ErrnoError("become group {}", process.gid);
   if (setresuid(process.uid, process.uid, process.uid) != 0) return ErrnoError("become user {}", process.uid);
   prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0);
-  TRY(SetCapabilities(wanted, have));
+  // Without no_new_privs loading a filter needs CAP_SYS_ADMIN (seccomp(2)), so then they are kept until FinishProcess.
+  bool needed = filter != nullptr && !process.no_new_privileges;
+  if (!needed) TRY(SetCapabilities(Wanted(process), have));
   if (!entered) TRY(EnterDirectory(process.cwd));
-  if (process.no_new_privileges) {
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return ErrnoError("set no_new_privs");
-    TRY(Load(filter));
-  }
+  if (process.no_new_privileges && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return ErrnoError("set no_new_privs");
   return {};
 }
 
-std::string HomeOf(uint32_t uid, std::string_view passwd) {
-  for (std::string_view line : Split(passwd, '\n')) {
-    auto fields = Split(line, ':');
-    if (fields.size() < 6) continue;
-    auto id = ParseUint64(fields[2]);
-    if (id && *id == uid && fields[5].starts_with('/')) return std::string(fields[5]);
-  }
-  return "/";
+Result<> FinishProcess(const ProcessSpec& process, const SeccompFilter* filter) {
+  if (filter == nullptr) return {};
+  if (process.no_new_privileges) return Load(*filter);
+  uint64_t have = TRY(PermittedCapabilities());
+  CapabilitySets all;
+  all.effective = all.permitted = have;  // becoming a user has emptied the effective set
+  TRY(SetCapabilities(all, have));
+  TRY(Load(*filter));
+  return SetCapabilities(Wanted(process), have);
 }
 
-std::vector<std::string> CompleteEnvironment(const ProcessSpec& process) {
+std::vector<std::string> CompleteEnvironment(int root_fd, const ProcessSpec& process) {
   std::vector<std::string> env = process.env;
   for (const auto& variable : env) {
     if (variable.starts_with("HOME=")) return env;
   }
-  // A passwd that is missing, huge or no file at all says nothing. O_NONBLOCK: it may be a FIFO.
-  UniqueFd file(open("/etc/passwd", O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
-  struct stat info {};
-  std::string home = "/";
-  if (file && fstat(file.get(), &info) == 0 && S_ISREG(info.st_mode)) {
-    if (auto text = sys::ReadAll(file.get(), limits::kUserFileBytes)) home = HomeOf(process.uid, *text);
-  }
-  env.push_back("HOME=" + home);
+  // A passwd that cannot be read, or is huge, says nothing.
+  auto passwd = sys::ReadUserFile(root_fd, "/etc/passwd");
+  env.push_back("HOME=" + (passwd ? sys::HomeOf(process.uid, *passwd) : "/"));
   return env;
 }
 

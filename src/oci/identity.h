@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a process becomes before execve: limits, working directory, ids, capabilities, seccomp. Child only, in the
-// container's root already.
+// What a process becomes before execve: attributes, limits, working directory, ids, capabilities, seccomp. Child only, in
+// three steps around the change of the root file system.
 #pragma once
 
 #include <string>
@@ -14,13 +14,22 @@
 
 namespace caisson::oci {
 
-// In the order that the kernel's rules ask for; see the .cc. `filter` may be null. Errors name the step.
-Result<> BecomeProcess(const ProcessSpec& process, const SeccompFilter* filter);
+// First, with the host's /proc in sight (a container's may be anything, CVE-2025-52881): oom_score_adj, LSM labels for
+// the next execve, scheduling. Lowering oom_score_adj below what the runtime has needs CAP_SYS_RESOURCE; without it the
+// runtime's stays.
+Result<> SetAttributes(const ProcessSpec& process);
 
-// process.env with HOME from /etc/passwd (of the root the caller is in) where it is missing.
-std::vector<std::string> CompleteEnvironment(const ProcessSpec& process);
-// The home folder of `uid` in a passwd(5) text, or "/".
-std::string HomeOf(uint32_t uid, std::string_view passwd);
+// Then, in the container's root: replaces a username by ids from the root's /etc/passwd and /etc/group.
+Result<> ResolveUser(int root_fd, ProcessSpec* process);
+// Limits, working directory, ids; capabilities too where no later step needs them. A hard limit that may not be raised
+// is set as high as it is. Refuses a working directory outside the root (CVE-2024-21626).
+Result<> BecomeUser(const ProcessSpec& process, const SeccompFilter* filter);
+
+// Last, with nothing to come but execve, since the filter may forbid all else. `filter` may be null.
+Result<> FinishProcess(const ProcessSpec& process, const SeccompFilter* filter);
+
+// process.env with HOME from /etc/passwd of the root where it is missing.
+std::vector<std::string> CompleteEnvironment(int root_fd, const ProcessSpec& process);
 
 // The program that args[0] means, by PATH of `env` where it has no slash (execvp(3)). Errors: kNotFound naming it.
 Result<std::string> FindProgram(const std::string& name, const std::vector<std::string>& env);

@@ -2,18 +2,22 @@
 #include "oci/init.h"
 
 #include <fcntl.h>
+#include <grp.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "oci/clone.h"
 #include "oci/control.h"
+#include "oci/hooks.h"
 #include "oci/identity.h"
 #include "oci/rootfs.h"
-#include "sys/path.h"
 
 namespace caisson::oci {
 namespace {
@@ -45,15 +49,15 @@ Result<> JoinCgroups(const std::vector<int>& fds) {
 
 Result<> SetStdio(const Stdio& stdio) {
   const UniqueFd* ends[] = {&stdio.in, &stdio.out, &stdio.err};
-  UniqueFd null;
+  int from[3];
   for (int number = 0; number < 3; ++number) {
-    int from = ends[number]->get();
-    if (from < 0) {
-      if (!null) null = UniqueFd(open("/dev/null", O_RDWR | O_CLOEXEC));
-      if (!null) return ErrnoError("open /dev/null");
-      from = null.get();
-    }
-    if (dup2(from, number) < 0) return ErrnoError("set up descriptor {}", number);
+    // Above the three, so that no dup2 hits one that is still to be read. Closed with all others later.
+    int end = ends[number]->get();
+    from[number] = end >= 0 ? fcntl(end, F_DUPFD_CLOEXEC, 3) : open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (from[number] < 0) return ErrnoError("get '{}' for descriptor {}", end >= 0 ? "pipe" : "/dev/null", number);
+  }
+  for (int number = 0; number < 3; ++number) {
+    if (dup2(from[number], number) < 0) return ErrnoError("set up descriptor {}", number);
   }
   return {};
 }
@@ -71,19 +75,19 @@ Result<> SetTerminal(int slave, uint32_t uid) {
 
 // Pipes are the user's: a program may open /proc/self/fd/1 anew (stdio of a container that runs as another user).
 void GiveStdio(uint32_t uid) {
+  if (uid == 0) return;
   for (int number = 0; number < 3; ++number) {
     struct stat info {};
     if (fstat(number, &info) == 0 && S_ISFIFO(info.st_mode)) (void)!fchown(number, uid, static_cast<gid_t>(-1));
   }
 }
 
-Result<> CloseOnExec() {
-  // Everything but stdio, whatever the launcher had open and wherever it came from (CVE-2024-21626).
-  if (syscall(SYS_close_range, 3u, ~0u, 4u /* CLOSE_RANGE_CLOEXEC, Linux 5.11 */) == 0) return {};
-  for (int fd = 3; fd < 65536; ++fd) {
-    int flags = fcntl(fd, F_GETFD);
-    if (flags >= 0) fcntl(fd, F_SETFD, flags | FD_CLOEXEC);
-  }
+// Everything but stdio and the control socket, whatever the launcher had open and wherever it came from: neither the
+// working directory nor the program can be named through one of them (CVE-2024-21626).
+Result<> CloseOthers(int control) {
+  unsigned keep = static_cast<unsigned>(control);
+  if (keep > 3 && syscall(SYS_close_range, 3u, keep - 1, 0u) != 0) return ErrnoError("close descriptors");
+  if (syscall(SYS_close_range, keep + 1, ~0u, 0u) != 0) return ErrnoError("close descriptors");
   return {};
 }
 
@@ -92,88 +96,106 @@ struct Program {
   std::vector<std::string> env;
 };
 
-Result<Program> FindProgramOf(const ProcessSpec& process) {
-  Program program;
-  program.env = CompleteEnvironment(process);
-  program.path = TRY(FindProgram(process.args[0], program.env));
-  return program;
-}
-
-[[noreturn]] void Execute(int control, const ProcessSpec& process, const Program& program) {
+[[noreturn]] void Execute(int control, const ProcessSpec& process, const SeccompFilter* filter, const Program& program) {
   std::vector<char*> args, env;
   for (const auto& word : process.args) args.push_back(const_cast<char*>(word.c_str()));
   for (const auto& variable : program.env) env.push_back(const_cast<char*>(variable.c_str()));
   args.push_back(nullptr);
   env.push_back(nullptr);
+  auto finished = FinishProcess(process, filter);
+  if (!finished) Fail(control, finished.error());
   execve(program.path.c_str(), args.data(), env.data());
   int failed = errno;
-  Error error = SysError(failed, fmt::format("exec '{}'", process.args[0]));
-  Fail(control, error);
+  Fail(control, SysError(failed, fmt::format("exec '{}'", process.args[0])));
 }
 
-void DieWithParent(bool wanted) {
-  // After the identity has changed, which would clear it (prctl(2)).
-  if (wanted) prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+Result<> DieWithParent(bool wanted, int control) {
+  if (!wanted) return {};
+  // After the ids have changed, which would clear it (prctl(2)); then it may be too late already.
+  prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  if (IsGone(control)) return MakeError(Code::kAborted, "the launcher went away");
+  return {};
 }
 
-Result<> JoinNamespaces(const InitOptions& options) {
-  for (const auto& join : options.joins) {
+Result<> JoinNamespaces(const std::vector<JoinNamespace>& joins) {
+  for (const auto& join : joins) {
     if (setns(join.fd.get(), join.flag) != 0) return ErrnoError("join namespace '{}'", join.path);
   }
   return {};
 }
 
-Result<> WaitForIdMaps(const InitOptions& options) {
-  if (!options.new_user_namespace) return {};
-  auto word = TRY(Receive(options.control, Deadline::After(options.create.deadline_millis)));
-  if (word.signal != Signal::kMapped) return MakeError(Code::kAborted, "the launcher went away");
-  // Root of the new namespace, so that what is made belongs to it.
-  if (setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0) return ErrnoError("become root of the user namespace");
-  return {};
-}
-
-Result<Program> Prepare(const InitOptions& options) {
-  const Spec& spec = options.create.spec;
+// What both ways into a container begin with, where the host's /proc is still in sight.
+Result<> Begin(const ProcessSpec& process, const std::vector<int>& cgroup_join_fds, std::optional<unsigned long> persona) {
   ResetSignals();
+  TRY(SetAttributes(process));
+  if (persona && personality(*persona) < 0) return ErrnoError("set the personality");
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   if (setsid() < 0 && errno != EPERM) return ErrnoError("setsid");
-  TRY(JoinCgroups(options.cgroup_join_fds));
-  TRY(WaitForIdMaps(options));
-  TRY(JoinNamespaces(options));
-  // After the group is joined: the namespace's root is where its maker is (cgroup_namespaces(7)).
-  const NamespaceSpec* cgroup = spec.FindNamespace(CLONE_NEWCGROUP);
-  if (cgroup != nullptr && cgroup->path.empty() && unshare(CLONE_NEWCGROUP) != 0) return ErrnoError("make a cgroup namespace");
-  const NamespaceSpec* uts = spec.FindNamespace(CLONE_NEWUTS);
-  if (uts != nullptr && !spec.hostname.empty() && uts->path.empty() && sethostname(spec.hostname.data(), spec.hostname.size()) != 0) {
-    return ErrnoError("set hostname '{}'", spec.hostname);
-  }
-  if (uts != nullptr && !spec.domainname.empty() && uts->path.empty() && setdomainname(spec.domainname.data(), spec.domainname.size()) != 0) {
-    return ErrnoError("set domain name '{}'", spec.domainname);
-  }
-  umask(0);
-  RootfsDone rootfs;
-  if (spec.FindNamespace(CLONE_NEWNS) != nullptr) {
-    rootfs = TRY(EnterRootfs({options.create, options.cgroup->Hierarchies(), options.cgroup->IsV2()}));
-  }
-  if (spec.process.terminal) {
-    TRY(SetTerminal(rootfs.console_slave.get(), spec.process.uid));
+  return JoinCgroups(cgroup_join_fds);
+}
+
+// From the container's root to all but execve. `pty` is valid for a process with a terminal.
+Result<Program> BecomeProgram(ProcessSpec* process, const Stdio& stdio, Pty pty, const SeccompFilter* filter, int control, bool die_with_parent) {
+  UniqueFd root(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!root) return ErrnoError("open the container's root");
+  TRY(ResolveUser(root.get(), process));
+  Program program;
+  program.env = CompleteEnvironment(root.get(), *process);
+  if (pty.slave) {
+    TRY(SetTerminal(pty.slave.get(), process->uid));
+    TRY(SendSignal(control, Signal::kConsole, pty.master.get()));
   } else {
-    TRY(SetStdio(options.create.stdio));
-    GiveStdio(spec.process.uid);
+    TRY(SetStdio(stdio));
+    GiveStdio(process->uid);
   }
-  TRY(CloseOnExec());
-  TRY(BecomeProcess(spec.process, options.filter));
-  DieWithParent(options.create.die_with_parent);
-  Program program = TRY(FindProgramOf(spec.process));
-  TRY(SendSignal(options.control, Signal::kReady, rootfs.console_master.get()));
+  // The owners of what is closed here are never destroyed: this process ends in execve or _exit.
+  TRY(CloseOthers(control));
+  root.Release();
+  pty.master.Release();
+  pty.slave.Release();
+  TRY(BecomeUser(*process, filter));
+  TRY(DieWithParent(die_with_parent, control));
+  program.path = TRY(FindProgram(process->args[0], program.env));
   return program;
 }
 
-}  // namespace
+Result<> SetNames(const Plan& plan) {
+  if (!plan.hostname.empty() && sethostname(plan.hostname.data(), plan.hostname.size()) != 0) {
+    return ErrnoError("set hostname '{}'", plan.hostname);
+  }
+  if (!plan.domainname.empty() && setdomainname(plan.domainname.data(), plan.domainname.size()) != 0) {
+    return ErrnoError("set domain name '{}'", plan.domainname);
+  }
+  return {};
+}
 
-void RunInit(const InitOptions& options) {
-  auto program = Prepare(options);
-  if (!program) Fail(options.control, program.error());
+// Our number where the hooks' programs live; proc(5) answers as its own PID namespace has it.
+int HostPid() {
+  char text[16] = {};
+  return readlink("/proc/self", text, sizeof text - 1) > 0 ? atoi(text) : 0;
+}
+
+Result<Program> PrepareInit(const InitOptions& options, ProcessSpec* process, PreparedTrees* prepared) {
+  const Plan& plan = options.plan;
+  const CreateOptions& create = options.create;
+  // After the group is joined: the namespace's root is where its maker is (cgroup_namespaces(7)).
+  if (plan.new_cgroup_namespace && unshare(CLONE_NEWCGROUP) != 0) return ErrnoError("make a cgroup namespace");
+  TRY(SetNames(plan));
+  umask(0);
+  RootfsOptions rootfs{plan, options.cgroup->Hierarchies(), options.cgroup->IsV2(), create.shm_fd, process->console_width, process->console_height, prepared, {}};
+  const auto& hooks = create.spec.hooks.create_container;
+  if (!hooks.empty()) {
+    rootfs.before_pivot = [&] { return RunHooks(hooks, HookState(create, "created", HostPid())); };
+  }
+  Pty pty = TRY(EnterRootfs(rootfs));
+  Program program = TRY(BecomeProgram(process, create.stdio, std::move(pty), options.filter, options.control, create.die_with_parent));
+  Ids ids = {process->uid, process->gid};
+  ids.insert(ids.end(), process->additional_gids.begin(), process->additional_gids.end());
+  TRY(SendReady(options.control, ids));
+  return program;
+}
+
+[[noreturn]] void AwaitStart(const InitOptions& options, const ProcessSpec& process, const Program& program, int host_pid) {
   // Created, not started: this may take as long as the client likes. The launcher's end of file ends it.
   for (;;) {
     auto word = Receive(options.control, Deadline::After(24 * 3600 * 1000));
@@ -181,41 +203,85 @@ void RunInit(const InitOptions& options) {
     if (!word || word->signal != Signal::kStart) _exit(127);
     break;
   }
-  Execute(options.control, options.create.spec.process, *program);
+  const auto& hooks = options.create.spec.hooks.start_container;
+  if (!hooks.empty()) {
+    auto done = RunHooks(hooks, HookState(options.create, "created", host_pid));
+    if (!done) Fail(options.control, done.error());
+  }
+  Execute(options.control, process, options.filter, program);
 }
 
-namespace {
+[[noreturn]] void BecomeInit(const InitOptions& options, PreparedTrees* prepared) {
+  int host_pid = HostPid();
+  ProcessSpec process = options.create.spec.process;
+  auto program = PrepareInit(options, &process, prepared);
+  if (!program) Fail(options.control, program.error());
+  AwaitStart(options, process, *program, host_pid);
+}
 
-Result<Program> PrepareExec(const ExecInit& options) {
-  const ProcessSpec& process = options.exec.process;
-  ResetSignals();
-  prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-  TRY(JoinCgroups(options.cgroup_join_fds));
-  if (setns(options.init_pidfd, options.namespace_flags) != 0) return ErrnoError("join the container's namespaces");
-  if (setsid() < 0 && errno != EPERM) return ErrnoError("setsid");
-  Pty pty;
-  if (process.terminal) {
-    UniqueFd root(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
-    pty = TRY(OpenPty(root.get(), process.console_width, process.console_height));
-    TRY(SetTerminal(pty.slave.get(), process.uid));
+Result<> EnterUserNamespace(const InitOptions& options) {
+  if (options.user_namespace) {
+    if (setns(options.user_namespace.get(), CLONE_NEWUSER) != 0) return ErrnoError("join namespace '{}'", options.plan.user_namespace);
   } else {
-    TRY(SetStdio(options.exec.stdio));
-    GiveStdio(process.uid);
+    if (unshare(CLONE_NEWUSER) != 0) return ErrnoError("make a user namespace");
+    TRY(SendSignal(options.control, Signal::kNeedsMaps));
+    auto word = TRY(Receive(options.control, Deadline::After(options.create.deadline_millis)));
+    if (word.signal != Signal::kMapped) return MakeError(Code::kAborted, "the launcher went away");
   }
-  TRY(CloseOnExec());
-  TRY(BecomeProcess(process, options.filter));
-  DieWithParent(options.die_with_parent);
-  Program program = TRY(FindProgramOf(process));
-  if (pty.master) TRY(SendSignal(options.control, Signal::kReady, pty.master.get()));
-  return program;
+  // Root of the namespace, so that what is made belongs to it.
+  if (setgroups(0, nullptr) != 0 || setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0) return ErrnoError("become root of the user namespace");
+  return {};
+}
+
+Result<> Outer(const InitOptions& options, PreparedTrees* prepared) {
+  TRY(Begin(options.create.spec.process, options.cgroup_join_fds, options.create.spec.personality));
+  if (unshare(CLONE_NEWNS) != 0) return ErrnoError("make a mount namespace");
+  *prepared = TRY(PrepareTrees(options.plan));
+  TRY(JoinNamespaces(options.joins));
+  return EnterUserNamespace(options);
+}
+
+Result<Program> PrepareExec(const ExecInit& options, ProcessSpec* process) {
+  TRY(Begin(*process, options.cgroup_join_fds, options.personality));
+  if (setns(options.init_pidfd, options.namespace_flags) != 0) return ErrnoError("join the container's namespaces");
+  Pty pty;
+  if (process->terminal) {
+    UniqueFd root(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+    pty = TRY(OpenPty(root.get(), process->console_width, process->console_height));
+  }
+  return BecomeProgram(process, options.exec.stdio, std::move(pty), options.filter, options.control, options.die_with_parent);
 }
 
 }  // namespace
 
+void RunInit(const InitOptions& options) {
+  auto begun = Begin(options.create.spec.process, options.cgroup_join_fds, options.create.spec.personality);
+  if (begun) begun = JoinNamespaces(options.joins);
+  if (!begun) Fail(options.control, begun.error());
+  BecomeInit(options, nullptr);
+}
+
+void RunOuter(const InitOptions& options) {
+  PreparedTrees prepared;
+  auto entered = Outer(options, &prepared);
+  if (!entered) Fail(options.control, entered.error());
+  auto cloned = Clone((options.plan.clone_flags & ~static_cast<unsigned long>(CLONE_NEWUSER)) | CLONE_PARENT, -1);
+  if (!cloned) Fail(options.control, cloned.error());
+  if (cloned->pid == 0) {
+    // The change of ids has made us undumpable anyway; setsid of the sibling's own.
+    if (setsid() < 0 && errno != EPERM) Fail(options.control, ErrnoError("setsid"));
+    BecomeInit(options, &prepared);
+  }
+  auto sent = SendSignal(options.control, Signal::kChild, cloned->pidfd.get());
+  if (!sent) KillAndReap(cloned->pidfd.get());
+  _exit(sent ? 0 : 127);
+}
+
 void RunExec(const ExecInit& options) {
-  auto program = PrepareExec(options);
+  ProcessSpec process = options.exec.process;
+  auto program = PrepareExec(options, &process);
   if (!program) Fail(options.control, program.error());
-  Execute(options.control, options.exec.process, *program);
+  Execute(options.control, process, options.filter, *program);
 }
 
 }  // namespace caisson::oci

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The child's side of starting a process: from clone to execve. Both functions end in execve or in _exit after telling
+// The child's side of starting a process: from clone to execve. All functions end in execve or in _exit after telling
 // the launcher why (oci/control.h).
 //
 // The child is a copy of a single-threaded process, so ordinary code runs in it. It is not dumpable until execve: others
-// in a shared PID namespace cannot open its /proc/PID/exe, which is still the runtime's binary (CVE-2019-5736), nor its
-// descriptors. It dies with the launcher's process if asked to (PR_SET_PDEATHSIG).
+// in a shared PID namespace cannot open its /proc/PID/exe, which is still the runtime's binary, nor its descriptors. What
+// remains of CVE-2019-5736 (an image whose program is a link to /proc/self/exe) is met by sys/sealed_program.h.
 #pragma once
 
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "base/unique_fd.h"
 #include "oci/cgroup.h"
 #include "oci/container.h"
+#include "oci/plan.h"
 #include "oci/seccomp.h"
 
 namespace caisson::oci {
@@ -25,14 +28,19 @@ struct JoinNamespace {
 
 struct InitOptions {
   const CreateOptions& create;
+  const Plan& plan;
   Cgroup* cgroup = nullptr;
   std::vector<int> cgroup_join_fds;
   const SeccompFilter* filter = nullptr;
   std::vector<JoinNamespace> joins;
-  bool new_user_namespace = false;
+  UniqueFd user_namespace;  // valid: the one to join
   int control = -1;
 };
+// In a process that has the plan's new namespaces already.
 [[noreturn]] void RunInit(const InitOptions& options);
+// For a plan with a user namespace, in a process that has no new namespace yet: opens what that namespace would be kept
+// out of, joins and enters, then clones init as its own sibling, sends its pidfd and ends.
+[[noreturn]] void RunOuter(const InitOptions& options);
 
 struct ExecInit {
   const ExecOptions& exec;
@@ -40,6 +48,7 @@ struct ExecInit {
   int namespace_flags = 0;  // of setns(2) on the pidfd
   std::vector<int> cgroup_join_fds;
   const SeccompFilter* filter = nullptr;
+  std::optional<unsigned long> personality;
   bool die_with_parent = true;
   int control = -1;
 };

@@ -35,6 +35,15 @@ const Option* Find(const Option* begin, const Option* end, const std::string& wo
   return found == end ? nullptr : found;
 }
 
+MountKind KindOf(const std::string& type, bool bind) {
+  if (bind) return MountKind::kBind;
+  if (type == "proc") return MountKind::kProc;
+  if (type == "sysfs") return MountKind::kSysfs;
+  if (type == "caisson-shm") return MountKind::kShm;
+  if (type == "cgroup" || type == "cgroup2") return MountKind::kCgroup;
+  return MountKind::kFileSystem;
+}
+
 }  // namespace
 
 Result<unsigned long> PropagationFlag(const std::string& word) {
@@ -49,9 +58,10 @@ Result<MountPlan> PlanMount(const std::string& destination, const std::string& t
   plan.destination = destination;
   plan.type = type;
   plan.source = source;
+  bool bind = type == "bind";
   for (const auto& word : options) {
     if (word == "bind" || word == "rbind") {
-      plan.bind = true;
+      bind = true;
       plan.recursive |= word == "rbind";
     } else if (const Option* option = Find(std::begin(kOptions), std::end(kOptions), word)) {
       (option->clear ? plan.clear_flags : plan.flags) |= option->flag;
@@ -68,9 +78,26 @@ Result<MountPlan> PlanMount(const std::string& destination, const std::string& t
       plan.data += (plan.data.empty() ? "" : ",") + word;
     }
   }
-  if (type == "bind" && !plan.bind) plan.bind = true;
-  if (plan.bind && source.empty()) return MakeError(Code::kInvalidArgument, "bind mount on '{}' has no source", destination);
+  plan.kind = KindOf(type, bind);
+  if (plan.kind != MountKind::kBind) return plan;
+  if (source.empty()) return MakeError(Code::kInvalidArgument, "bind mount on '{}' has no source", destination);
+  plan.data.clear();  // a bind mount has no file system to tell it to; mount(8) passes over it as well
   return plan;
+}
+
+std::string DescribeFlags(unsigned long flags) {
+  std::string text;
+  unsigned long told = 0;
+  for (const Option* table : {std::begin(kOptions), std::begin(kPropagation)}) {
+    const Option* end = table == std::begin(kOptions) ? std::end(kOptions) : std::end(kPropagation);
+    // Of "slave" and "rslave" the longer one is meant.
+    for (const Option* option = end; option-- != table;) {
+      if (option->clear || (flags & option->flag) != option->flag || (told & option->flag) == option->flag) continue;
+      told |= option->flag;
+      text = option->word + std::string(text.empty() ? "" : ",") + text;
+    }
+  }
+  return text;
 }
 
 }  // namespace caisson::oci

@@ -11,10 +11,20 @@
 
 namespace caisson::oci {
 
+enum class MountKind {
+  kFileSystem,  // mount(2) of `type`
+  kProc,        // as kFileSystem, on a folder that no link leads to
+  kSysfs,       // the same; a bind of the host's where the kernel refuses a new one (user namespaces)
+  kBind,
+  kShm,     // "caisson-shm": a clone of the pod's /dev/shm
+  kCgroup,  // the container's own groups, whatever the host's version
+};
+
 // One entry of the spec's `mounts`, decided.
 struct MountPlan {
+  MountKind kind = MountKind::kFileSystem;
   std::string destination, type, source;
-  bool bind = false, recursive = false;
+  bool recursive = false;         // a bind of the whole tree
   unsigned long flags = 0;        // MS_* of the mount: nosuid, nodev, noexec, ro, atime …
   unsigned long clear_flags = 0;  // MS_* that are taken away ("rw", "suid", "exec", "dev")
   unsigned long recursive_set = 0, recursive_clear = 0;  // the same for the whole tree: "rro", "rnosuid", …
@@ -22,10 +32,12 @@ struct MountPlan {
   std::string data;               // the rest, comma-separated, for the file system
 };
 
-// Errors: kInvalidArgument for combinations that cannot be.
+// Errors: kInvalidArgument for combinations that cannot be, kUnimplemented for options that are not supported.
 Result<MountPlan> PlanMount(const std::string& destination, const std::string& type, const std::string& source,
                             const std::vector<std::string>& options);
 // "rslave" and its kin to MS_*; 0 for the empty word.
 Result<unsigned long> PropagationFlag(const std::string& word);
+// "ro,nosuid" for MS_* attributes, "rslave" for a propagation; for people.
+std::string DescribeFlags(unsigned long flags);
 
 }  // namespace caisson::oci

@@ -2,19 +2,19 @@
 #include "oci/rootfs.h"
 
 #include <fcntl.h>
-#include <sys/ioctl.h>
+#include <limits.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 
 #include "oci/bind.h"
-#include "oci/mounts.h"
+#include "oci/masks.h"
+#include "oci/overlay.h"
 #include "sys/mountinfo.h"
 #include "sys/path.h"
 
@@ -23,86 +23,143 @@ namespace {
 
 using sys::FdPath;
 
-constexpr long kProcMagic = 0x9fa0, kDevptsMagic = 0x1cd1;
+constexpr long kProcMagic = 0x9fa0;
+
+bool IsProc(int fd) {
+  struct statfs info {};
+  return fstatfs(fd, &info) == 0 && info.f_type == kProcMagic;
+}
+
+Result<> SetHostPropagation(const Plan& plan) {
+  unsigned long flag = plan.host_propagation;
+  if (mount(nullptr, "/", nullptr, flag, nullptr) != 0) return ErrnoError("set the propagation of '/'");
+  if (!(flag & MS_SHARED)) return {};
+  // pivot_root(2) refuses a shared parent, and a mount below one would be seen on the host.
+  auto table = TRY(sys::ReadMountInfo());
+  std::string parent = "/";
+  for (const auto& entry : table) {
+    bool above = plan.root_path == entry.mount_point || entry.mount_point == "/" || plan.root_path.starts_with(entry.mount_point + "/");
+    if (above && entry.mount_point.size() >= parent.size()) parent = entry.mount_point;
+  }
+  if (mount(nullptr, parent.c_str(), nullptr, MS_PRIVATE, nullptr) != 0) return ErrnoError("make '{}' private", parent);
+  return {};
+}
+
+Result<> MountRoot(const Plan& plan) {
+  for (const auto& layer : plan.root_mounts) TRY(MountLayers(layer));
+  if (!plan.root_mounts.empty()) return {};
+  // pivot_root(2) wants a mount point.
+  if (mount(plan.root_path.c_str(), plan.root_path.c_str(), nullptr, MS_BIND | MS_REC, nullptr) == 0) return {};
+  return ErrnoError("bind root file system '{}'", plan.root_path);
+}
+
+// What programs that show a container its own limits (lxcfs) put over files of /proc; all else in there is the kernel's.
+bool MayCoverInProc(const std::string& path) {
+  constexpr const char* kFiles[] = {"cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo",
+                                    "net/dev", "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled"};
+  return std::any_of(std::begin(kFiles), std::end(kFiles), [&](const char* file) { return path.ends_with(std::string("/proc/") + file); });
+}
 
 class RootfsMaker {
  public:
-  explicit RootfsMaker(const RootfsOptions& options) : options_(options), create_(options.create), spec_(options.create.spec) {}
+  explicit RootfsMaker(const RootfsOptions& options) : options_(options), plan_(options.plan) {}
 
-  Result<RootfsDone> Make() {
-    root_path_ = spec_.root_path.starts_with('/') ? spec_.root_path : create_.bundle + "/" + spec_.root_path;
-    TRY(SetPropagation());
-    TRY(MountRoot());
-    root_ = UniqueFd(open(root_path_.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-    if (!root_) return ErrnoError("open root file system '{}'", root_path_);
-    for (const auto& mount : spec_.mounts) {
-      auto done = Mount(mount);
+  Result<Pty> Make() {
+    TRY(SetHostPropagation(plan_));
+    TRY(OpenRoot());
+    for (size_t i = 0; i < plan_.mounts.size(); ++i) {
+      const MountPlan& mount = plan_.mounts[i];
+      auto done = Mount(mount, i);
       if (!done) return std::move(done.error()).Within(fmt::format("mount '{}' on '{}'", mount.source.empty() ? mount.type : mount.source, mount.destination));
     }
-    TRY(MakeDevices());
-    RootfsDone done;
-    if (spec_.process.terminal) TRY(MakeConsole(&done));
-    TRY(WriteSysctls());
-    TRY(MakeCwd());
-    for (const auto& path : spec_.readonly_paths) TRY(MakeReadonly(path));
-    for (const auto& path : spec_.masked_paths) TRY(Mask(path));
+    TRY(MakeDevices(root_.get(), plan_.devices, plan_.links));
+    Pty pty;
+    if (plan_.console) pty = TRY(MakeConsole(root_.get(), options_.console_width, options_.console_height));
+    for (const auto& sysctl : plan_.sysctls) {
+      auto done = WriteSysctl(sysctl);
+      if (!done) return std::move(done.error()).Within(fmt::format("sysctl '{}'", sysctl.name));
+    }
+    // The working directory is made if it is missing, as other runtimes do.
+    if (plan_.cwd != "/") {
+      auto made = sys::MakeDirInRoot(root_.get(), plan_.cwd, 0755);
+      if (!made) return std::move(made.error()).Within(fmt::format("working directory '{}'", plan_.cwd));
+    }
+    TRY(MakeReadonly(root_.get(), plan_.readonly_paths));
+    TRY(MaskPaths(root_.get(), plan_.masked_paths));
+    if (options_.before_pivot) TRY(options_.before_pivot());
     TRY(Pivot());
-    return done;
+    return pty;
   }
 
  private:
-  // What the host mounts later is to come into slaves of it, nothing is to go back, unless the spec says shared.
-  Result<> SetPropagation() {
-    unsigned long flag = TRY(PropagationFlag(spec_.rootfs_propagation));
-    if (flag == 0) flag = MS_SLAVE | MS_REC;
-    if (mount(nullptr, "/", nullptr, flag, nullptr) != 0) return ErrnoError("set the propagation of '/'");
-    if (!(flag & MS_SHARED)) return {};
-    // pivot_root(2) refuses a shared parent, and a mount below one would be seen on the host.
-    auto table = TRY(sys::ReadMountInfo());
-    std::string parent = "/";
-    for (const auto& entry : table) {
-      bool above = root_path_ == entry.mount_point || entry.mount_point == "/" || root_path_.starts_with(entry.mount_point + "/");
-      if (above && entry.mount_point.size() >= parent.size()) parent = entry.mount_point;
-    }
-    if (mount(nullptr, parent.c_str(), nullptr, MS_PRIVATE, nullptr) != 0) return ErrnoError("make '{}' private", parent);
-    return {};
-  }
-
-  Result<> MountRoot() {
-    if (create_.rootfs.empty()) {
-      if (mount(root_path_.c_str(), root_path_.c_str(), nullptr, MS_BIND | MS_REC, nullptr) != 0) return ErrnoError("bind root file system '{}'", root_path_);
+  Result<> OpenRoot() {
+    if (options_.prepared != nullptr) {
+      UniqueFd target(open(plan_.root_path.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+      // In a user namespace the path may be out of reach; any folder will do to hang the root on before pivot_root.
+      if (!target) target = UniqueFd(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
+      root_ = std::move(options_.prepared->root);
+      auto attached = AttachTree(root_.get(), target.get(), MountPlan{});
+      if (!attached) return std::move(attached.error()).Within("root file system '" + plan_.root_path + "'");
       return {};
     }
-    for (const auto& layer : create_.rootfs) {
-      auto plan = TRY(PlanMount(root_path_, layer.type, layer.source, layer.options));
-      unsigned long flags = plan.flags | (plan.bind ? MS_BIND | (plan.recursive ? MS_REC : 0) : 0);
-      if (mount(layer.source.c_str(), root_path_.c_str(), layer.type.c_str(), flags, plan.data.c_str()) != 0) {
-        return ErrnoError("mount {} root file system on '{}' ({})", layer.type, root_path_, plan.data.substr(0, 512));
-      }
+    TRY(MountRoot(plan_));
+    root_ = UniqueFd(open(plan_.root_path.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!root_) return ErrnoError("open root file system '{}'", plan_.root_path);
+    return {};
+  }
+
+  Result<> Mount(const MountPlan& plan, size_t index) {
+    switch (plan.kind) {
+      case MountKind::kBind:
+        return MountBind(plan, index);
+      case MountKind::kShm:
+        return MountShm(plan);
+      case MountKind::kCgroup:
+        return MountCgroups(plan);
+      case MountKind::kFileSystem:
+      case MountKind::kProc:
+      case MountKind::kSysfs:
+        return MountFileSystem(plan);
     }
     return {};
   }
 
-  Result<> Mount(const MountSpec& spec) {
-    MountPlan plan = TRY(PlanMount(spec.destination, spec.type, spec.source, spec.options));
-    if (plan.type == "cgroup" || plan.type == "cgroup2") return MountCgroups(plan);
-    if (plan.type == "caisson-shm") return MountShm(plan);
-    if (plan.bind) return MountBind(plan);
-    UniqueFd target;
-    if (plan.type == "proc" || plan.type == "sysfs") {
-      // A link in place of /proc would put it where the masks do not look (CVE-2019-16884 and its kin).
-      TRY(sys::MakeDirInRoot(root_.get(), plan.destination, 0755));
-      target = TRY(sys::OpenInRootNoLinks(root_.get(), plan.destination, O_PATH | O_DIRECTORY));
-    } else {
-      target = TRY(sys::MakeDirInRoot(root_.get(), plan.destination, 0755));
+  // Nothing but a procfs goes on /proc, nothing goes into it: what is written there later (labels, sysctls) and what is
+  // masked must be the kernel's (CVE-2019-16884, CVE-2025-52881). `is_proc`: what is to be mounted is one.
+  Result<> CheckTarget(int target_fd, bool is_proc) {
+    char path[PATH_MAX];
+    ssize_t length = readlink(FdPath(target_fd).c_str(), path, sizeof path);
+    if (length <= 0 || length >= static_cast<ssize_t>(sizeof path)) return ErrnoError("resolve the target");
+    std::string target(path, static_cast<size_t>(length));
+    if (IsProc(target_fd)) {
+      if (target.ends_with("/proc") && is_proc) return {};
+      if (MayCoverInProc(target)) return {};
+      return MakeError(Code::kInvalidArgument, "the target is inside /proc");
     }
+    if (is_proc) return {};
+    struct stat here {}, proc {};
+    auto own = sys::OpenInRootNoLinks(root_.get(), "/proc", O_PATH);
+    if (!own || fstat(own->get(), &proc) != 0 || fstat(target_fd, &here) != 0) return {};
+    if (here.st_dev != proc.st_dev || here.st_ino != proc.st_ino) return {};
+    return MakeError(Code::kInvalidArgument, "only a procfs may be on /proc");
+  }
+
+  Result<> MountFileSystem(const MountPlan& plan) {
+    UniqueFd target = TRY(sys::MakeDirInRoot(root_.get(), plan.destination, 0755));
+    if (plan.kind != MountKind::kFileSystem) {
+      // A link in place of /proc would put it where the masks do not look (CVE-2019-16884 and its kin).
+      target = TRY(sys::OpenInRootNoLinks(root_.get(), plan.destination, O_PATH | O_DIRECTORY));
+    }
+    TRY(CheckTarget(target.get(), plan.kind == MountKind::kProc));
     if (mount(plan.source.c_str(), FdPath(target.get()).c_str(), plan.type.c_str(), plan.flags, plan.data.c_str()) != 0) {
-      return ErrnoError("mount {}", plan.type);
+      // A new sysfs needs a network namespace of the same user namespace (sysfs_init_fs_context); the host's shows no more.
+      if (errno != EPERM || plan.kind != MountKind::kSysfs) return ErrnoError("mount {}", plan.type);
+      UniqueFd tree = TRY(CloneTree(AT_FDCWD, "/sys", true));
+      return AttachTree(tree.get(), target.get(), plan);
     }
     if (plan.propagation == 0) return {};
     UniqueFd mounted = TRY(sys::OpenInRoot(root_.get(), plan.destination, O_PATH));
-    if (mount(nullptr, FdPath(mounted.get()).c_str(), nullptr, plan.propagation, nullptr) != 0) return ErrnoError("set propagation");
-    return {};
+    return SetMountPropagation(mounted.get(), plan.propagation);
   }
 
   // The target of a bind mount: a folder for a folder, else a file.
@@ -113,195 +170,99 @@ class RootfsMaker {
     return sys::MakeFileInRoot(root_.get(), destination, 0644);
   }
 
-  Result<> MountBind(const MountPlan& plan) {
-    std::string source = plan.source.starts_with('/') ? plan.source : create_.bundle + "/" + plan.source;
-    UniqueFd tree = TRY(CloneTree(AT_FDCWD, source, plan.recursive));
+  Result<> MountBind(const MountPlan& plan, size_t index) {
+    UniqueFd tree;
+    if (options_.prepared != nullptr) tree = std::move(options_.prepared->binds[index]);
+    if (!tree) tree = TRY(CloneTree(AT_FDCWD, plan.source, plan.recursive));
     UniqueFd target = TRY(TargetLike(tree.get(), plan.destination));
+    TRY(CheckTarget(target.get(), IsProc(tree.get())));
     return AttachTree(tree.get(), target.get(), plan);
   }
 
   Result<> MountShm(const MountPlan& plan) {
-    if (create_.shm_fd < 0) return MakeError(Code::kFailedPrecondition, "the pod has no /dev/shm");
-    UniqueFd tree = TRY(CloneTree(create_.shm_fd, "", false));
+    if (options_.shm_fd < 0) return MakeError(Code::kFailedPrecondition, "the pod has no /dev/shm");
+    UniqueFd tree = TRY(CloneTree(options_.shm_fd, "", false));
     UniqueFd target = TRY(sys::MakeDirInRoot(root_.get(), plan.destination, 01777));
     return AttachTree(tree.get(), target.get(), plan);
   }
 
   // v2: the group itself (a cgroup namespace makes it the root). v1: a tmpfs with the group of each hierarchy.
-  Result<> MountCgroups(MountPlan plan) {
+  Result<> MountCgroups(const MountPlan& plan) {
     UniqueFd target = TRY(sys::MakeDirInRoot(root_.get(), plan.destination, 0755));
     if (options_.cgroup_v2) {
-      if (spec_.FindNamespace(CLONE_NEWCGROUP) != nullptr) {
+      if (plan_.new_cgroup_namespace) {
         if (mount("cgroup", FdPath(target.get()).c_str(), "cgroup2", plan.flags, nullptr) != 0) return ErrnoError("mount cgroup2");
         return {};
       }
-      UniqueFd tree = TRY(CloneTree(AT_FDCWD, options_.cgroups.at(0).path, false));
+      if (options_.cgroups.empty()) return {};
+      UniqueFd tree = TRY(CloneTree(AT_FDCWD, options_.cgroups[0].path, false));
       return AttachTree(tree.get(), target.get(), plan);
     }
     if (mount("tmpfs", FdPath(target.get()).c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=64k") != 0) return ErrnoError("mount tmpfs");
+    UniqueFd top = TRY(sys::OpenInRoot(root_.get(), plan.destination, O_PATH | O_DIRECTORY));
     for (const auto& hierarchy : options_.cgroups) {
       std::string name = sys::SplitPath(hierarchy.mount_point).second;
-      UniqueFd at = TRY(sys::MakeDirInRoot(root_.get(), plan.destination + "/" + name, 0755));
+      if (mkdirat(top.get(), name.c_str(), 0755) != 0) return ErrnoError("make folder for cgroup '{}'", name);
+      UniqueFd at(openat(top.get(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
       UniqueFd tree = TRY(CloneTree(AT_FDCWD, hierarchy.path, false));
       TRY(AttachTree(tree.get(), at.get(), plan));
-      if (hierarchy.controllers.size() > 1) {
-        UniqueFd folder = TRY(sys::OpenInRoot(root_.get(), plan.destination, O_PATH));
-        for (const auto& controller : hierarchy.controllers) {
-          if (controller != name && symlinkat(name.c_str(), folder.get(), controller.c_str()) != 0 && errno != EEXIST) return ErrnoError("link controller {}", controller);
-        }
+      for (const auto& controller : hierarchy.controllers) {
+        bool alias = hierarchy.controllers.size() > 1 && controller != name;
+        if (alias && symlinkat(name.c_str(), top.get(), controller.c_str()) != 0 && errno != EEXIST) return ErrnoError("link controller {}", controller);
       }
     }
-    UniqueFd top = TRY(sys::OpenInRoot(root_.get(), plan.destination, O_PATH));
     return SetAttributes(top.get(), plan.flags & MS_RDONLY, 0, false);
   }
 
-  Result<> MakeNode(const DeviceNode& node) {
-    auto [folder, leaf] = sys::SplitPath(node.path);
-    UniqueFd at = TRY(sys::MakeDirInRoot(root_.get(), folder, 0755));
-    mode_t kind = node.type == 'b' ? S_IFBLK : node.type == 'p' ? S_IFIFO : S_IFCHR;
-    dev_t device = makedev(static_cast<unsigned>(node.major), static_cast<unsigned>(node.minor));
-    if (mknodat(at.get(), leaf.c_str(), kind | (node.mode & 07777), device) != 0) {
-      if (errno == EEXIST) return {};  // an earlier mount or the spec's own list has made it
-      if (errno != EPERM) return ErrnoError("make device '{}'", node.path);
-      // In a user namespace nodes cannot be made: the host's is bound instead.
-      UniqueFd tree = TRY(CloneTree(AT_FDCWD, node.path, false));
-      UniqueFd target = TRY(sys::MakeFileInRoot(root_.get(), node.path, 0666));
-      return AttachTree(tree.get(), target.get(), MountPlan{});
-    }
-    if (fchmodat(at.get(), leaf.c_str(), node.mode & 07777, 0) != 0 ||
-        fchownat(at.get(), leaf.c_str(), node.uid, node.gid, AT_SYMLINK_NOFOLLOW) != 0) {
-      return ErrnoError("set owner and mode of device '{}'", node.path);
-    }
-    return {};
-  }
-
-  Result<> MakeDevices() {
-    bool own_dev = std::any_of(spec_.mounts.begin(), spec_.mounts.end(), [](const MountSpec& mount) {
-      return mount.destination == "/dev" && mount.type == "tmpfs";
-    });
-    if (own_dev) {
-      // runtime-spec config-linux.md "Default Devices" and runtime-linux.md "Dev symbolic links".
-      for (auto [name, major, minor] : {std::tuple("null", 1, 3), {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}}) {
-        TRY(MakeNode({std::string("/dev/") + name, 'c', major, minor, 0666, 0, 0}));
-      }
-      UniqueFd dev = TRY(sys::OpenInRoot(root_.get(), "/dev", O_PATH | O_DIRECTORY));
-      for (auto [name, target] : {std::pair("fd", "/proc/self/fd"), {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"}, {"stderr", "/proc/self/fd/2"}, {"ptmx", "pts/ptmx"}, {"core", "/proc/kcore"}}) {
-        if (symlinkat(target, dev.get(), name) != 0 && errno != EEXIST) return ErrnoError("link '/dev/{}'", name);
-      }
-    }
-    for (const auto& node : spec_.devices) TRY(MakeNode(node));
-    return {};
-  }
-
-  Result<> MakeConsole(RootfsDone* done) {
-    Pty pty = TRY(OpenPty(root_.get(), spec_.process.console_width, spec_.process.console_height));
-    UniqueFd target = TRY(sys::MakeFileInRoot(root_.get(), "/dev/console", 0600));
-    UniqueFd tree = TRY(CloneTree(pty.slave.get(), "", false));
-    TRY(AttachTree(tree.get(), target.get(), MountPlan{}));
-    done->console_master = std::move(pty.master);
-    done->console_slave = std::move(pty.slave);
-    return {};
-  }
-
-  Result<> WriteSysctls() {
-    for (const auto& [name, value] : spec_.sysctl) {
-      std::string path = "/proc/sys/" + name;
-      // With slashes a dot belongs to the name, as in "net/ipv4/conf/eth0.1/forwarding" (sysctl(8)).
-      if (name.find('/') == std::string::npos) std::replace(path.begin() + 10, path.end(), '.', '/');
-      if (path.find("/../") != std::string::npos) return MakeError(Code::kInvalidArgument, "sysctl '{}' is no name", name);
-      auto file = sys::OpenInRootNoLinks(root_.get(), path, O_WRONLY);
-      if (!file) return std::move(file.error()).Within("sysctl '" + name + "'");
-      struct statfs info {};
-      if (fstatfs(file->get(), &info) != 0 || info.f_type != kProcMagic) return MakeError(Code::kFailedPrecondition, "sysctl '{}': /proc is not procfs", name);
-      if (write(file->get(), value.data(), value.size()) < 0) return ErrnoError("sysctl '{}' = '{}'", name, value.substr(0, 64));
-    }
-    return {};
-  }
-
-  // The working directory is made if it is missing, as other runtimes do.
-  Result<> MakeCwd() {
-    if (spec_.process.cwd != "/") TRY(sys::MakeDirInRoot(root_.get(), spec_.process.cwd, 0755));
-    return {};
-  }
-
-  Result<> MakeReadonly(const std::string& path) {
-    auto at = sys::OpenInRoot(root_.get(), path, O_PATH);
-    if (!at) return at.error().sys_errno == ENOENT || at.error().sys_errno == ENOTDIR ? Result<>() : Result<>(std::move(at.error()));
-    UniqueFd tree = TRY(CloneTree(at->get(), "", true));
-    MountPlan plan;
-    plan.flags = MS_RDONLY;
-    auto done = AttachTree(tree.get(), at->get(), plan);
-    if (!done) return std::move(done.error()).Within("read-only path '" + path + "'");
-    return {};
-  }
-
-  Result<> Mask(const std::string& path) {
-    auto at = sys::OpenInRoot(root_.get(), path, O_PATH);
-    if (!at) return at.error().sys_errno == ENOENT || at.error().sys_errno == ENOTDIR ? Result<>() : Result<>(std::move(at.error()));
-    struct stat info {};
-    if (fstat(at->get(), &info) != 0) return ErrnoError("masked path '{}'", path);
-    if (S_ISDIR(info.st_mode)) {
-      if (mount("tmpfs", FdPath(at->get()).c_str(), "tmpfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, "nr_blocks=1,nr_inodes=1") != 0) return ErrnoError("mask '{}'", path);
-      return {};
-    }
-    // The host's own /dev/null, not the image's, which may be anything (CVE-2025-31133).
-    UniqueFd null(open("/dev/null", O_PATH | O_NOFOLLOW | O_CLOEXEC));
-    if (!null || fstat(null.get(), &info) != 0 || !S_ISCHR(info.st_mode) || info.st_rdev != makedev(1, 3)) {
-      return MakeError(Code::kFailedPrecondition, "mask '{}': the host's /dev/null is not the null device", path);
-    }
-    UniqueFd tree = TRY(CloneTree(null.get(), "", false));
-    MountPlan plan;
-    plan.flags = MS_RDONLY;
-    auto done = AttachTree(tree.get(), at->get(), plan);
-    if (!done) return std::move(done.error()).Within("mask '" + path + "'");
+  Result<> WriteSysctl(const SysctlPlan& sysctl) {
+    UniqueFd file = TRY(sys::OpenInRootNoLinks(root_.get(), sysctl.path, O_WRONLY));
+    if (!IsProc(file.get())) return MakeError(Code::kFailedPrecondition, "/proc is not procfs");
+    if (write(file.get(), sysctl.value.data(), sysctl.value.size()) < 0) return ErrnoError("write '{}'", sysctl.value);
     return {};
   }
 
   // pivot_root(2) "pivot_root(".", ".")": the old root ends up on top of the new one and is detached from there.
   Result<> Pivot() {
-    if (spec_.root_readonly) TRY(SetAttributes(root_.get(), MS_RDONLY, 0, false));
+    if (plan_.root_readonly) TRY(SetAttributes(root_.get(), MS_RDONLY, 0, false));
     if (fchdir(root_.get()) != 0) return ErrnoError("enter the root file system");
     UniqueFd old(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!old) return ErrnoError("open the old root");
-    if (syscall(SYS_pivot_root, ".", ".") != 0) return ErrnoError("pivot_root to '{}'", root_path_);
+    if (syscall(SYS_pivot_root, ".", ".") != 0) return ErrnoError("pivot_root to '{}'", plan_.root_path);
     // So that the detaching is not seen on the host.
     if (fchdir(old.get()) != 0 || mount(nullptr, ".", nullptr, MS_SLAVE | MS_REC, nullptr) != 0 || umount2(".", MNT_DETACH) != 0) {
       return ErrnoError("detach the old root");
     }
     if (chdir("/") != 0) return ErrnoError("enter the new root");
-    unsigned long flag = TRY(PropagationFlag(spec_.rootfs_propagation));
-    if (flag != 0 && mount(nullptr, "/", nullptr, flag, nullptr) != 0) return ErrnoError("set the propagation of the new root");
+    if (plan_.root_propagation != 0 && mount(nullptr, "/", nullptr, plan_.root_propagation, nullptr) != 0) {
+      return ErrnoError("set the propagation of the new root");
+    }
     return {};
   }
 
   const RootfsOptions& options_;
-  const CreateOptions& create_;
-  const Spec& spec_;
-  std::string root_path_;
+  const Plan& plan_;
   UniqueFd root_;
 };
 
 }  // namespace
 
-Result<RootfsDone> EnterRootfs(const RootfsOptions& options) { return RootfsMaker(options).Make(); }
-
-Result<Pty> OpenPty(int root_fd, uint16_t width, uint16_t height) {
-  Pty pty;
-  pty.master = TRY(sys::OpenInRootNoLinks(root_fd, "/dev/pts/ptmx", O_RDWR | O_NOCTTY));
-  struct statfs info {};
-  // Someone may have put another file there (CVE-2025-52565).
-  if (fstatfs(pty.master.get(), &info) != 0 || info.f_type != kDevptsMagic) {
-    return MakeError(Code::kFailedPrecondition, "'/dev/pts' in the container is not devpts");
+Result<PreparedTrees> PrepareTrees(const Plan& plan) {
+  PreparedTrees prepared;
+  TRY(SetHostPropagation(plan));
+  for (const auto& mount : plan.mounts) {
+    prepared.binds.emplace_back();
+    if (mount.kind != MountKind::kBind) continue;
+    auto tree = CloneTree(AT_FDCWD, mount.source, mount.recursive);
+    if (!tree) return std::move(tree.error()).Within(fmt::format("mount '{}' on '{}'", mount.source, mount.destination));
+    prepared.binds.back() = std::move(*tree);
   }
-  int unlock = 0;
-  if (ioctl(pty.master.get(), TIOCSPTLCK, &unlock) != 0) return ErrnoError("unlock the container's pty");
-  pty.slave = UniqueFd(ioctl(pty.master.get(), TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
-  if (!pty.slave) return ErrnoError("open the container's pty");
-  if (width > 0 && height > 0) {
-    winsize size{height, width, 0, 0};
-    ioctl(pty.master.get(), TIOCSWINSZ, &size);
-  }
-  return pty;
+  if (!plan.root_mounts.empty()) TRY(MountRoot(plan));
+  auto root = CloneTree(AT_FDCWD, plan.root_path, true);
+  if (!root) return std::move(root.error()).Within(fmt::format("root file system '{}'", plan.root_path));
+  prepared.root = std::move(*root);
+  return prepared;
 }
+
+Result<Pty> EnterRootfs(const RootfsOptions& options) { return RootfsMaker(options).Make(); }
 
 }  // namespace caisson::oci

@@ -5,31 +5,42 @@
 //
 // Targets are resolved in the new root (sys/path.h) and mounted on by descriptor, so neither links of an image nor a
 // racing process that shares a volume can lead a mount elsewhere.
+//
+// In a user namespace the child has no right to the host's folders any more: then PrepareTrees opens, before that
+// namespace is entered, what the child will attach.
 #pragma once
+
+#include <functional>
+#include <vector>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
-#include "oci/container.h"
+#include "oci/cgroup.h"
+#include "oci/devices.h"
+#include "oci/plan.h"
 
 namespace caisson::oci {
 
+struct PreparedTrees {
+  UniqueFd root;                // valid: to be attached on the plan's root_path
+  std::vector<UniqueFd> binds;  // one for each of the plan's mounts, not valid for those that are no bind
+};
+
 struct RootfsOptions {
-  const CreateOptions& create;
+  const Plan& plan;
   const std::vector<CgroupHierarchy>& cgroups;
   bool cgroup_v2 = false;
+  int shm_fd = -1;
+  uint16_t console_width = 0, console_height = 0;
+  PreparedTrees* prepared = nullptr;        // null: the child opens what it needs
+  std::function<Result<>()> before_pivot;   // createContainer hooks; may be empty
 };
 
-struct RootfsDone {
-  UniqueFd console_master, console_slave;  // valid when the process has a terminal
-};
+// Mounts the root and clones all bind sources. The caller has a mount namespace of its own that it gives up afterwards.
+Result<PreparedTrees> PrepareTrees(const Plan& plan);
 
-// On return the calling process is in the new root, "/" its working directory. Errors name the mount or path.
-Result<RootfsDone> EnterRootfs(const RootfsOptions& options);
-
-struct Pty {
-  UniqueFd master, slave;
-};
-// A pty of the devpts at /dev/pts below `root_fd`; refuses a /dev/pts that is no devpts.
-Result<Pty> OpenPty(int root_fd, uint16_t width, uint16_t height);
+// On return the calling process is in the new root, "/" its working directory. The pty is valid when the plan has a
+// console. Errors name the mount or path.
+Result<Pty> EnterRootfs(const RootfsOptions& options);
 
 }  // namespace caisson::oci

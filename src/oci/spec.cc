@@ -34,6 +34,15 @@ constexpr NamedNumber kRlimits[] = {
     {"RLIMIT_NPROC", RLIMIT_NPROC}, {"RLIMIT_RSS", RLIMIT_RSS}, {"RLIMIT_RTPRIO", RLIMIT_RTPRIO},
     {"RLIMIT_RTTIME", RLIMIT_RTTIME}, {"RLIMIT_SIGPENDING", RLIMIT_SIGPENDING}, {"RLIMIT_STACK", RLIMIT_STACK}};
 
+constexpr NamedNumber kIoClasses[] = {{"IOPRIO_CLASS_RT", 1}, {"IOPRIO_CLASS_BE", 2}, {"IOPRIO_CLASS_IDLE", 3}};
+
+constexpr NamedNumber kPolicies[] = {{"SCHED_OTHER", 0}, {"SCHED_FIFO", 1}, {"SCHED_RR", 2}, {"SCHED_BATCH", 3},
+                                     {"SCHED_ISO", 4}, {"SCHED_IDLE", 5}, {"SCHED_DEADLINE", 6}};
+
+constexpr NamedNumber kSchedulerFlags[] = {
+    {"SCHED_FLAG_RESET_ON_FORK", 1}, {"SCHED_FLAG_RECLAIM", 2}, {"SCHED_FLAG_DL_OVERRUN", 4}, {"SCHED_FLAG_KEEP_POLICY", 8},
+    {"SCHED_FLAG_KEEP_PARAMS", 16}, {"SCHED_FLAG_UTIL_CLAMP_MIN", 32}, {"SCHED_FLAG_UTIL_CLAMP_MAX", 64}};
+
 constexpr NamedNumber kNamespaces[] = {{"mount", CLONE_NEWNS}, {"pid", CLONE_NEWPID}, {"network", CLONE_NEWNET},
                                        {"ipc", CLONE_NEWIPC}, {"uts", CLONE_NEWUTS}, {"user", CLONE_NEWUSER},
                                        {"cgroup", CLONE_NEWCGROUP}, {"time", 0x80 /* CLONE_NEWTIME */}};
@@ -51,6 +60,34 @@ Result<> ReadCapabilitySet(const JsonReader& reader, const char* key, uint64_t* 
   return {};
 }
 
+Result<> ReadSchedule(const JsonReader& reader, ProcessSpec* process) {
+  TRY(reader.Object("ioPriority", [&](const JsonReader& item) -> Result<> {
+    std::string name;
+    auto& io = process->io_priority.emplace();
+    TRY(item.Read("class", &name));
+    TRY(item.Read("priority", &io.priority));
+    io.io_class = TRY(Lookup(std::begin(kIoClasses), std::end(kIoClasses), name, item.At("class")));
+    if (io.priority < 0 || io.priority > 7) return item.Wrong("priority", "0 to 7");
+    return {};
+  }));
+  return reader.Object("scheduler", [&](const JsonReader& item) -> Result<> {
+    std::string name;
+    std::vector<std::string> flags;
+    auto& scheduler = process->scheduler.emplace();
+    TRY(item.Read("policy", &name));
+    scheduler.policy = static_cast<uint32_t>(TRY(Lookup(std::begin(kPolicies), std::end(kPolicies), name, item.At("policy"))));
+    TRY(item.Read("flags", &flags));
+    for (const auto& flag : flags) {
+      scheduler.flags |= static_cast<uint64_t>(TRY(Lookup(std::begin(kSchedulerFlags), std::end(kSchedulerFlags), flag, item.At("flags"))));
+    }
+    TRY(item.Read("nice", &scheduler.nice));
+    TRY(item.Read("priority", &scheduler.priority));
+    TRY(item.Read("runtime", &scheduler.runtime));
+    TRY(item.Read("deadline", &scheduler.deadline));
+    return item.Read("period", &scheduler.period);
+  });
+}
+
 Result<> ReadProcess(const JsonReader& reader, ProcessSpec* process) {
   TRY(reader.Read("terminal", &process->terminal));
   TRY(reader.Object("consoleSize", [&](const JsonReader& size) -> Result<> {
@@ -60,6 +97,9 @@ Result<> ReadProcess(const JsonReader& reader, ProcessSpec* process) {
   TRY(reader.Object("user", [&](const JsonReader& user) -> Result<> {
     TRY(user.Read("uid", &process->uid));
     TRY(user.Read("gid", &process->gid));
+    process->gid_given = user.Find("gid") != nullptr;
+    TRY(user.Read("username", &process->username));
+    TRY(user.Read("strictGroups", &process->strict_groups));
     TRY(user.Read("umask", &process->umask));
     return user.Each("additionalGids", [&](const Json& item, const std::string& path) -> Result<> {
       if (!item.is_number_unsigned() || item.get<uint64_t>() > std::numeric_limits<uint32_t>::max()) {
@@ -96,6 +136,7 @@ Result<> ReadProcess(const JsonReader& reader, ProcessSpec* process) {
   TRY(reader.Read("apparmorProfile", &process->apparmor_profile));
   TRY(reader.Read("selinuxLabel", &process->selinux_label));
   TRY(reader.Read("oomScoreAdj", &process->oom_score_adj));
+  TRY(ReadSchedule(reader, process));
   if (process->args.empty()) return MakeError(Code::kInvalidArgument, "{} is empty", reader.At("args"));
   if (process->cwd.empty() || process->cwd[0] != '/') {
     return MakeError(Code::kInvalidArgument, "{} '{}' is not absolute", reader.At("cwd"), process->cwd.substr(0, 256));
@@ -265,6 +306,18 @@ Result<> ReadLinux(const JsonReader& reader, Spec* spec) {
   TRY(reader.Read("rootfsPropagation", &spec->rootfs_propagation));
   TRY(reader.Read("mountLabel", &spec->mount_label));
   TRY(reader.Read("maskedPaths", &spec->masked_paths));
+  TRY(reader.Object("personality", [&](const JsonReader& item) -> Result<> {
+    std::string domain;
+    TRY(item.Read("domain", &domain));
+    if (domain != "LINUX" && domain != "LINUX32") return item.Wrong("domain", "LINUX or LINUX32");
+    spec->personality = domain == "LINUX32" ? 8 : 0;  // PER_LINUX32, PER_LINUX
+    return {};
+  }));
+  for (const char* member : {"intelRdt", "timeOffsets", "netDevices"}) {
+    if (const Json* found = reader.Find(member); found != nullptr && !found->empty()) {
+      return MakeError(Code::kUnimplemented, "{} is not supported", reader.At(member));
+    }
+  }
   return reader.Read("readonlyPaths", &spec->readonly_paths);
 }
 
@@ -275,6 +328,11 @@ Result<> ReadMounts(const JsonReader& reader, std::vector<MountSpec>* mounts) {
     TRY(item.Read("type", &mount.type));
     TRY(item.Read("source", &mount.source));
     TRY(item.Read("options", &mount.options));
+    for (const char* member : {"uidMappings", "gidMappings"}) {
+      if (const Json* found = item.Find(member); found != nullptr && !found->empty()) {
+        return MakeError(Code::kUnimplemented, "{}: mounts with id mappings are not supported", item.At(member));
+      }
+    }
     if (mount.destination.empty()) return item.Wrong("destination", "given");
     if (mount.destination[0] != '/') mount.destination.insert(0, 1, '/');  // runtime-spec 1.0: relative to "/"
     mounts->push_back(std::move(mount));

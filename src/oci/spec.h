@@ -26,11 +26,30 @@ struct CapabilitySets {
   uint64_t bounding = 0, effective = 0, inheritable = 0, permitted = 0, ambient = 0;  // bit n: capability n
 };
 
+struct IoPriority {
+  int io_class = 0;  // IOPRIO_CLASS_* of ioprio_set(2)
+  int priority = 0;
+};
+
+// What sched_setattr(2) takes.
+struct Scheduler {
+  uint32_t policy = 0;  // SCHED_*
+  uint64_t flags = 0;   // SCHED_FLAG_*
+  int32_t nice = 0;
+  uint32_t priority = 0;
+  uint64_t runtime = 0, deadline = 0, period = 0;
+};
+
 struct ProcessSpec {
   bool terminal = false;
   uint16_t console_width = 0, console_height = 0;
   uint32_t uid = 0, gid = 0;
   std::vector<uint32_t> additional_gids;
+  // Not empty: "user" or "user:group" as an image says it, looked up in the container's own /etc/passwd and /etc/group
+  // when its root is there (sys/user.h); uid is then not looked at, and gid only if `gid_given`. Members
+  // `process.user.username` and, of ours, `process.user.strictGroups` (only additionalGids, none of /etc/group).
+  std::string username;
+  bool gid_given = false, strict_groups = false;
   std::optional<uint32_t> umask;
   std::vector<std::string> args, env;
   std::string cwd = "/";
@@ -39,6 +58,8 @@ struct ProcessSpec {
   bool no_new_privileges = false;
   std::string apparmor_profile, selinux_label;
   std::optional<int> oom_score_adj;
+  std::optional<IoPriority> io_priority;
+  std::optional<Scheduler> scheduler;
 };
 
 struct MountSpec {
@@ -92,6 +113,7 @@ struct Spec {
   std::optional<SeccompSpec> seccomp;
   std::string rootfs_propagation, mount_label;
   std::vector<std::string> masked_paths, readonly_paths;
+  std::optional<unsigned long> personality;  // personality(2)
 
   // The namespace of kind CLONE_NEW*, or null when the container stays in the runtime's.
   const NamespaceSpec* FindNamespace(int flag) const;

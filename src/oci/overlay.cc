@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "oci/overlay.h"
+
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "base/unique_fd.h"
+
+namespace caisson::oci {
+namespace {
+
+// mount(2): "the data argument is … at most one page", its zero included. Pages of 4 KiB are the smallest.
+constexpr size_t kMountDataBytes = 4095;
+
+// Pieces at `separator` where no backslash is before it (overlayfs escapes ',' and ':' so).
+std::vector<std::string> SplitEscaped(const std::string& text, char separator) {
+  std::vector<std::string> pieces(1);
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\' && i + 1 < text.size()) {
+      pieces.back() += text[i++];
+      pieces.back() += text[i];
+    } else if (text[i] == separator) {
+      pieces.emplace_back();
+    } else {
+      pieces.back() += text[i];
+    }
+  }
+  return pieces;
+}
+
+std::string Unescape(const std::string& text) {
+  std::string plain;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\' && i + 1 < text.size()) ++i;
+    plain += text[i];
+  }
+  return plain;
+}
+
+constexpr std::string_view kLower = "lowerdir=";
+
+// Folder by folder, on kernels that can.
+Result<> MountOneByOne(const MountPlan& plan, const std::string& data) {
+  UniqueFd context(static_cast<int>(syscall(SYS_fsopen, plan.type.c_str(), FSOPEN_CLOEXEC)));
+  if (!context) return ErrnoError("open file system '{}'", plan.type);
+  auto set = [&](unsigned command, const std::string& key, const char* value) -> Result<> {
+    if (syscall(SYS_fsconfig, context.get(), command, key.c_str(), value, 0) == 0) return {};
+    int failed = errno;
+    if (failed == EINVAL && key == "lowerdir+") {
+      return MakeError(Code::kUnimplemented, "the root file system's {} bytes of options need Linux 6.5", data.size());
+    }
+    return SysError(failed, fmt::format("root file system option '{}={}'", key, value == nullptr ? "" : value));
+  };
+  TRY(set(FSCONFIG_SET_STRING, "source", plan.source.c_str()));
+  for (const auto& option : SplitEscaped(data, ',')) {
+    if (option.starts_with(kLower)) {
+      for (const auto& lower : SplitEscaped(option.substr(kLower.size()), ':')) TRY(set(FSCONFIG_SET_STRING, "lowerdir+", Unescape(lower).c_str()));
+      continue;
+    }
+    size_t equals = option.find('=');
+    if (equals == std::string::npos) {
+      TRY(set(FSCONFIG_SET_FLAG, option, nullptr));
+    } else {
+      TRY(set(FSCONFIG_SET_STRING, option.substr(0, equals), Unescape(option.substr(equals + 1)).c_str()));
+    }
+  }
+  if (syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) return ErrnoError("make the root file system");
+  unsigned attributes = 0;
+  for (auto [flag, attribute] : {std::pair<unsigned long, unsigned>(MS_RDONLY, MOUNT_ATTR_RDONLY), {MS_NOSUID, MOUNT_ATTR_NOSUID},
+                                 {MS_NODEV, MOUNT_ATTR_NODEV}, {MS_NOEXEC, MOUNT_ATTR_NOEXEC}, {MS_NOATIME, MOUNT_ATTR_NOATIME}}) {
+    if (plan.flags & flag) attributes |= attribute;
+  }
+  UniqueFd mounted(static_cast<int>(syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, attributes)));
+  if (!mounted) return ErrnoError("mount the root file system");
+  if (syscall(SYS_move_mount, mounted.get(), "", AT_FDCWD, plan.destination.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0) {
+    return ErrnoError("attach the root file system on '{}'", plan.destination);
+  }
+  return {};
+}
+
+}  // namespace
+
+ShortOptions ShortenLowerDirs(const std::string& data) {
+  ShortOptions result{"", ""};
+  auto options = SplitEscaped(data, ',');
+  for (auto& option : options) {
+    if (!option.starts_with(kLower)) continue;
+    auto folders = SplitEscaped(option.substr(kLower.size()), ':');
+    std::string common = folders[0].substr(0, folders[0].rfind('/') + 1);
+    for (const auto& folder : folders) {
+      while (!folder.starts_with(common)) common = common.substr(0, common.rfind('/', common.size() - 2) + 1);
+    }
+    if (common.empty() || common[0] != '/' || common == "/") return {"", data};
+    result.folder = Unescape(common);
+    option = kLower;
+    for (const auto& folder : folders) option += (&folder == &folders[0] ? "" : ":") + folder.substr(common.size());
+  }
+  for (const auto& option : options) result.data += (&option == &options[0] ? "" : ",") + option;
+  return result;
+}
+
+Result<> MountLayers(const MountPlan& plan) {
+  ShortOptions options{"", plan.data};
+  if (plan.data.size() > kMountDataBytes && plan.type == "overlay") {
+    options = ShortenLowerDirs(plan.data);
+    if (!options.folder.empty() && chdir(options.folder.c_str()) != 0) return ErrnoError("enter '{}'", options.folder);
+    if (options.data.size() > kMountDataBytes) return MountOneByOne(plan, options.data);
+  }
+  unsigned long flags = plan.flags;
+  if (plan.kind == MountKind::kBind) flags |= MS_BIND | (plan.recursive ? MS_REC : 0);
+  if (mount(plan.source.c_str(), plan.destination.c_str(), plan.type.c_str(), flags, options.data.c_str()) != 0) {
+    return ErrnoError("mount {} root file system on '{}' ({})", plan.type, plan.destination, options.data.substr(0, 512));
+  }
+  // mount(2): a bind mount takes no other flags when it is made.
+  if (plan.kind == MountKind::kBind && plan.flags != 0 &&
+      mount(nullptr, plan.destination.c_str(), nullptr, MS_REMOUNT | MS_BIND | plan.flags, nullptr) != 0) {
+    return ErrnoError("set flags of the root file system on '{}'", plan.destination);
+  }
+  return {};
+}
+
+}  // namespace caisson::oci

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "oci/plan.h"
+
+#include <sched.h>
+#include <sys/mount.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "base/limits.h"
+#include "base/strings.h"
+
+namespace caisson::oci {
+namespace {
+
+constexpr int kNewTime = 0x80;  // CLONE_NEWTIME
+constexpr unsigned long kCloneFlags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWUSER;
+constexpr size_t kSysctlBytes = 1024;
+
+Result<> CheckIdMappings(const std::vector<IdMapping>& mappings, const char* what) {
+  if (mappings.empty()) return MakeError(Code::kInvalidArgument, "linux.{} is empty, but there is a new user namespace", what);
+  if (mappings.size() > 340) return MakeError(Code::kInvalidArgument, "linux.{} has more than 340 entries", what);  // user_namespaces(7)
+  for (const auto& mapping : mappings) {
+    uint64_t end = std::max(uint64_t{mapping.container_id}, uint64_t{mapping.host_id}) + mapping.size;
+    if (mapping.size == 0 || end > 0xffffffffu) return MakeError(Code::kInvalidArgument, "linux.{} has a range that cannot be", what);
+  }
+  return {};
+}
+
+Result<> PlanNamespaces(const Spec& spec, Plan* plan) {
+  for (const auto& space : spec.namespaces) {
+    if (!space.path.empty() && space.path[0] != '/') {
+      return MakeError(Code::kInvalidArgument, "namespace path '{}' is not absolute", space.path.substr(0, 256));
+    }
+    if (space.flag == kNewTime && space.path.empty()) return MakeError(Code::kUnimplemented, "a new time namespace is not supported");
+    if (space.flag == CLONE_NEWNS && !space.path.empty()) return MakeError(Code::kUnimplemented, "joining a mount namespace is not supported");
+    if (space.path.empty()) {
+      plan->clone_flags |= static_cast<unsigned long>(space.flag) & kCloneFlags;
+      plan->new_cgroup_namespace |= space.flag == CLONE_NEWCGROUP;
+    } else if (space.flag == CLONE_NEWUSER) {
+      plan->user_namespace = space.path;
+    } else if (space.flag == CLONE_NEWPID) {
+      plan->pid_namespace = space.path;
+    } else {
+      plan->joins.push_back(space);
+    }
+  }
+  if (!(plan->clone_flags & CLONE_NEWNS)) return MakeError(Code::kInvalidArgument, "linux.namespaces has no mount namespace");
+  plan->new_user_namespace = plan->clone_flags & CLONE_NEWUSER;
+  if (plan->new_user_namespace) {
+    TRY(CheckIdMappings(spec.uid_mappings, "uidMappings"));
+    TRY(CheckIdMappings(spec.gid_mappings, "gidMappings"));
+  } else if (plan->user_namespace.empty() && !(spec.uid_mappings.empty() && spec.gid_mappings.empty())) {
+    return MakeError(Code::kInvalidArgument, "linux.uidMappings is there, but no user namespace");
+  }
+  if (!(plan->clone_flags & CLONE_NEWUTS)) return {};
+  plan->hostname = spec.hostname;
+  plan->domainname = spec.domainname;
+  return {};
+}
+
+bool MountsTmpfsOn(const Spec& spec, std::string_view destination) {
+  return std::any_of(spec.mounts.begin(), spec.mounts.end(),
+                     [&](const MountSpec& mount) { return mount.destination == destination && mount.type == "tmpfs"; });
+}
+
+// runtime-spec config-linux.md "Default Devices" and runtime-linux.md "Dev symbolic links"; into a /dev of the container's
+// own only, one that it is given is left as it is.
+void PlanDefaultDevices(const Spec& spec, Plan* plan) {
+  if (!MountsTmpfsOn(spec, "/dev")) return;
+  for (auto [name, major, minor] :
+       {std::tuple("null", 1, 3), {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}}) {
+    std::string path = std::string("/dev/") + name;
+    bool told = std::any_of(spec.devices.begin(), spec.devices.end(), [&](const DeviceNode& node) { return node.path == path; });
+    if (!told) plan->devices.push_back({path, 'c', major, minor, 0666, 0, 0});
+  }
+  for (auto [name, target] : {std::pair("fd", "/proc/self/fd"), {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"},
+                              {"stderr", "/proc/self/fd/2"}, {"ptmx", "pts/ptmx"}, {"core", "/proc/kcore"}}) {
+    plan->links.push_back({std::string("/dev/") + name, target});
+  }
+}
+
+Result<> PlanDevices(const Spec& spec, Plan* plan) {
+  PlanDefaultDevices(spec, plan);
+  for (const auto& node : spec.devices) {
+    std::string_view leaf = std::string_view(node.path).substr(node.path.rfind('/') + 1);
+    bool climbs = node.path.find("/../") != std::string::npos;
+    if (climbs || leaf.empty() || leaf == "." || leaf == "..") return MakeError(Code::kInvalidArgument, "device path '{}' cannot be", node.path.substr(0, 256));
+    plan->devices.push_back(node);
+  }
+  return {};
+}
+
+Result<> PlanMounts(const Spec& spec, const std::string& bundle, const std::vector<RootfsMount>& rootfs, Plan* plan) {
+  plan->root_path = spec.root_path.starts_with('/') ? spec.root_path : bundle + "/" + spec.root_path;
+  plan->root_readonly = spec.root_readonly;
+  plan->root_propagation = TRY(PropagationFlag(spec.rootfs_propagation));
+  // What the host mounts later comes into slaves of it and nothing goes back, unless the spec says shared.
+  plan->host_propagation = plan->root_propagation == 0 ? MS_SLAVE | MS_REC : plan->root_propagation;
+  for (const auto& mount : rootfs) {
+    plan->root_mounts.push_back(TRY(PlanMount(plan->root_path, mount.type, mount.source, mount.options)));
+  }
+  for (const auto& mount : spec.mounts) {
+    MountPlan planned = TRY(PlanMount(mount.destination, mount.type, mount.source, mount.options));
+    if (planned.kind == MountKind::kBind && planned.source[0] != '/') planned.source = bundle + "/" + planned.source;
+    bool labelled = planned.kind == MountKind::kFileSystem && !spec.mount_label.empty() && planned.type != "devtmpfs";
+    if (labelled) planned.data += fmt::format("{}context=\"{}\"", planned.data.empty() ? "" : ",", spec.mount_label);
+    plan->mounts.push_back(std::move(planned));
+  }
+  return {};
+}
+
+// A device policy denies what it does not name, but the default devices "MUST" be usable (config-linux.md), as well as
+// ptys, the console and making of nodes that cannot then be opened.
+void PlanDeviceRules(const Spec& spec, Plan* plan) {
+  plan->resources = spec.resources;
+  auto& rules = plan->resources.devices;
+  if (rules.empty()) return;
+  rules.push_back({true, 'c', std::nullopt, std::nullopt, "m"});
+  rules.push_back({true, 'b', std::nullopt, std::nullopt, "m"});
+  for (auto [major, minor] : {std::pair(1, 3), {1, 5}, {1, 7}, {1, 8}, {1, 9}, {5, 0}, {5, 1}, {5, 2}}) {
+    rules.push_back({true, 'c', major, minor, "rwm"});
+  }
+  rules.push_back({true, 'c', 136, std::nullopt, "rwm"});  // pts
+}
+
+// What a container must not see or write is said by absolute paths.
+Result<> CheckPaths(const std::vector<std::string>& paths, const char* what) {
+  for (const auto& path : paths) {
+    if (!path.starts_with('/')) return MakeError(Code::kInvalidArgument, "linux.{}: '{}' is not absolute", what, path.substr(0, 256));
+  }
+  return {};
+}
+
+// The kind of namespace (CLONE_NEW*) that a sysctl belongs to; 0: the host's alone.
+int NamespaceOfSysctl(std::string_view name) {
+  if (name.starts_with("net/")) return CLONE_NEWNET;
+  if (name.starts_with("fs/mqueue/")) return CLONE_NEWIPC;
+  for (std::string_view one : {"kernel/msgmax", "kernel/msgmnb", "kernel/msgmni", "kernel/sem", "kernel/shmall", "kernel/shmmax",
+                               "kernel/shmmni", "kernel/shm_rmid_forced", "kernel/msg_next_id", "kernel/sem_next_id", "kernel/shm_next_id"}) {
+    if (name == one) return CLONE_NEWIPC;
+  }
+  // kernel.hostname is the spec's `hostname`.
+  return name == "kernel/domainname" ? CLONE_NEWUTS : 0;
+}
+
+}  // namespace
+
+Result<SysctlPlan> PlanSysctl(const Spec& spec, const std::string& name, const std::string& value) {
+  bool plain = !name.empty() && name.size() <= 256;
+  for (char c : name) plain = plain && (isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '/' || c == '-' || c == '_');
+  // With slashes a dot belongs to the name, as in "net/ipv4/conf/eth0.1/forwarding" (sysctl.d(5)).
+  std::string path = name;
+  if (name.find('/') == std::string::npos) std::replace(path.begin(), path.end(), '.', '/');
+  for (std::string_view part : Split(path, '/')) plain = plain && !part.empty() && part != "." && part != "..";
+  if (!plain) return MakeError(Code::kInvalidArgument, "sysctl '{}' cannot be a name", name.substr(0, 256));
+  bool printable = value.size() <= kSysctlBytes;
+  for (unsigned char c : value) printable = printable && (c == '\t' || (c >= ' ' && c < 127));
+  if (!printable) return MakeError(Code::kInvalidArgument, "sysctl '{}': the value is not one line of plain text", name);
+  int flag = NamespaceOfSysctl(path);
+  if (flag == 0) return MakeError(Code::kInvalidArgument, "sysctl '{}' is the host's, not a namespace's", name);
+  if (spec.FindNamespace(flag) == nullptr) {
+    return MakeError(Code::kInvalidArgument, "sysctl '{}': the container shares that namespace with the host", name);
+  }
+  return SysctlPlan{name, "/proc/sys/" + path, value};
+}
+
+Result<Plan> MakePlan(const Spec& spec, const std::string& bundle, const std::vector<RootfsMount>& rootfs) {
+  if (spec.process.args.empty()) return MakeError(Code::kInvalidArgument, "process.args is empty");
+  Plan plan;
+  TRY(PlanNamespaces(spec, &plan));
+  TRY(PlanMounts(spec, bundle, rootfs, &plan));
+  TRY(PlanDevices(spec, &plan));
+  PlanDeviceRules(spec, &plan);
+  plan.console = spec.process.terminal;
+  for (const auto& [name, value] : spec.sysctl) plan.sysctls.push_back(TRY(PlanSysctl(spec, name, value)));
+  plan.cwd = spec.process.cwd;
+  TRY(CheckPaths(spec.readonly_paths, "readonlyPaths"));
+  TRY(CheckPaths(spec.masked_paths, "maskedPaths"));
+  plan.readonly_paths = spec.readonly_paths;
+  plan.masked_paths = spec.masked_paths;
+  return plan;
+}
+
+namespace {
+
+constexpr const char* kKindNames[] = {"mount", "mount proc", "mount sysfs", "bind", "share shm", "mount cgroups"};
+
+std::string DescribeMount(const MountPlan& mount) {
+  std::string text = fmt::format("{} '{}' on '{}'", kKindNames[static_cast<int>(mount.kind)], mount.source, mount.destination);
+  if (mount.kind == MountKind::kFileSystem) text += " type " + mount.type;
+  if (mount.recursive) text += " recursive";
+  for (auto [word, flags] : {std::pair("set", mount.flags), {"clear", mount.clear_flags}, {"set-all", mount.recursive_set},
+                             {"clear-all", mount.recursive_clear}, {"propagation", mount.propagation}}) {
+    if (flags != 0) text += fmt::format(" {} {}", word, DescribeFlags(flags));
+  }
+  if (!mount.data.empty()) text += " data " + mount.data;
+  return text + "\n";
+}
+
+const char* NamespaceName(int flag) {
+  for (auto [each, name] : {std::pair(CLONE_NEWNS, "mount"), {CLONE_NEWPID, "pid"}, {CLONE_NEWNET, "network"}, {CLONE_NEWIPC, "ipc"},
+                            {CLONE_NEWUTS, "uts"}, {CLONE_NEWUSER, "user"}, {CLONE_NEWCGROUP, "cgroup"}}) {
+    if (flag == each) return name;
+  }
+  return "time";
+}
+
+}  // namespace
+
+std::string Describe(const Plan& plan) {
+  std::string text;
+  for (int flag : {CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS}) {
+    if (plan.clone_flags & static_cast<unsigned long>(flag)) text += fmt::format("new {} namespace\n", NamespaceName(flag));
+  }
+  if (plan.new_cgroup_namespace) text += "new cgroup namespace\n";
+  if (!plan.user_namespace.empty()) text += fmt::format("join user namespace '{}'\n", plan.user_namespace);
+  if (!plan.pid_namespace.empty()) text += fmt::format("join pid namespace '{}'\n", plan.pid_namespace);
+  for (const auto& join : plan.joins) text += fmt::format("join {} namespace '{}'\n", NamespaceName(join.flag), join.path);
+  if (!plan.hostname.empty()) text += fmt::format("hostname '{}'\n", plan.hostname);
+  if (!plan.domainname.empty()) text += fmt::format("domain name '{}'\n", plan.domainname);
+  text += fmt::format("propagation {}\n", DescribeFlags(plan.host_propagation));
+  for (const auto& mount : plan.root_mounts) text += "root: " + DescribeMount(mount);
+  if (plan.root_mounts.empty()) text += fmt::format("root: bind '{}' on itself\n", plan.root_path);
+  for (const auto& mount : plan.mounts) text += DescribeMount(mount);
+  for (const auto& node : plan.devices) text += fmt::format("device '{}' {} {}:{} {:o} {}:{}\n", node.path, node.type, node.major, node.minor, node.mode, node.uid, node.gid);
+  for (const auto& link : plan.links) text += fmt::format("link '{}' to '{}'\n", link.path, link.target);
+  if (plan.console) text += "console\n";
+  for (const auto& sysctl : plan.sysctls) text += fmt::format("write '{}' to '{}'\n", sysctl.value, sysctl.path);
+  text += fmt::format("working directory '{}'\n", plan.cwd);
+  for (const auto& path : plan.readonly_paths) text += fmt::format("read-only '{}'\n", path);
+  for (const auto& path : plan.masked_paths) text += fmt::format("mask '{}'\n", path);
+  if (plan.root_readonly) text += "read-only root\n";
+  text += "pivot\n";
+  if (plan.root_propagation != 0) text += fmt::format("propagation of the root {}\n", DescribeFlags(plan.root_propagation));
+  return text;
+}
+
+}  // namespace caisson::oci
