@@ -170,9 +170,10 @@ std::string Redact(std::string text, const Login& login, std::string_view author
   ReplaceAll(&text, login.identity_token);
   ReplaceAll(&text, login.registry_token);
   if (!login.username.empty()) ReplaceAll(&text, Base64(login.username + ":" + login.password));
-  std::string out;
-  for (unsigned char c : text.substr(0, kMaxMessage)) out.push_back(c < 0x20 || c == 0x7f ? ' ' : static_cast<char>(c));
-  return out;
+  // ASCII only: the text is cut, perhaps within a character, and errors travel in protobuf strings.
+  text.resize(std::min(text.size(), kMaxMessage));
+  for (char& c : text) c = c >= 0x20 && c < 0x7f ? c : '?';
+  return text;
 }
 
 std::string ServerMessage(const HttpResponse& response) {

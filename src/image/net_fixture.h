@@ -241,7 +241,8 @@ class FaultRegistry {
   // What was asked so far: one JSON object a line.
   std::vector<std::string> Log() const {
     std::vector<std::string> lines;
-    for (std::string_view line : Split(PlainHttp("GET", "http://" + domain() + "/log").body, '\n')) {
+    const std::string body = PlainHttp("GET", "http://" + domain() + "/log").body;
+    for (std::string_view line : Split(body, '\n')) {
       if (!line.empty()) lines.emplace_back(line);
     }
     return lines;

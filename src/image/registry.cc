@@ -163,6 +163,9 @@ Error HttpRegistry::StatusError(const Authorizer::Target& target, const HttpResp
     case 429: return MakeError(Code::kResourceExhausted, "{}: too many requests: {}", origin, words);
     default: break;
   }
+  if (response.status == 400 && response.body.find("HTTPS server") != std::string::npos) {
+    return MakeError(Code::kFailedPrecondition, "{}: it speaks TLS: name it as https://… in hosts.toml", origin);
+  }
   bool server = response.status >= 500;
   return MakeError(server ? Code::kUnavailable : Code::kUnknown, "{}: {}: {}", origin,
                    server ? "the registry fails" : "unexpected answer", words);

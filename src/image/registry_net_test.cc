@@ -191,6 +191,7 @@ TEST_F(RegistryTest, TlsOnlyWithTheRightCa) {
   // Plain HTTP to a port that speaks TLS.
   auto plain = Client()->Resolve(reference, {}, kAmd64, {});
   ASSERT_FALSE(plain);
+  EXPECT_THAT(plain.error().message, HasSubstr("it speaks TLS"));
 }
 
 TEST_F(RegistryTest, MirrorsComeFirstAndMayFail) {
