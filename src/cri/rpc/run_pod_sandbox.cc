@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <filesystem>
+#include <future>
+#include <thread>
+
+#include "base/id.h"
+#include "base/log.h"
+#include "base/scope_exit.h"
+#include "base/strings.h"
+#include "containerd/sandbox.pb.h"
+#include "cri/exits.h"
+#include "cri/pod_files.h"
+#include "cri/pod_network.h"
+#include "cri/pod_teardown.h"
+#include "cri/rpc/rpc.h"
+#include "cri/sandbox_spec.h"
+#include "cri/steps.h"
+#include "net/netns.h"
+
+namespace caisson::cri {
+namespace {
+
+namespace sandbox = containerd::runtime::sandbox::v1;
+
+// One pod's creation. Two threads share it: one makes the network, the other the companion; each writes only its own
+// part of the record.
+struct Creation {
+  Context& context;
+  Steps steps;
+  PodRecord record;
+  std::shared_ptr<ShimClient> shim;
+  bool released = true;  // nothing is left that a later start would have to undo
+  Rollback undo;
+};
+
+Result<> CheckRequest(const Context& context, const v1::RunPodSandboxRequest& request) {
+  const auto& metadata = request.config().metadata();
+  if (metadata.name().empty() || metadata.uid().empty()) {
+    return MakeError(Code::kInvalidArgument, "the pod sandbox's metadata has no {}",
+                     metadata.name().empty() ? "name" : "uid");
+  }
+  if (!request.runtime_handler().empty() && !context.config.handlers.contains(request.runtime_handler())) {
+    std::vector<std::string> known;
+    for (const auto& [name, handler] : context.config.handlers) known.push_back(name);
+    return MakeError(Code::kNotFound, "no runtime handler '{}' is configured (there are: {})",
+                     request.runtime_handler().substr(0, 128), Join(known, ", "));
+  }
+  TRY(BandwidthOf(request.config()));
+  return CheckSandboxConfig(context.config, request.config());
+}
+
+Result<> MakePodDir(const std::string& dir) {
+  std::error_code error;
+  std::filesystem::create_directory(dir, error);
+  if (!error) std::filesystem::permissions(dir, std::filesystem::perms::owner_all, error);
+  if (error) return SysError(error.value(), fmt::format("make directory '{}'", dir));
+  return {};
+}
+
+Result<> AttachToNetwork(Creation& creation) {
+  auto attachment = TRY(AttachmentOf(creation.record));
+  SetNetwork(TRY(creation.context.cni.Add(attachment)), creation.record.mutable_network());
+  creation.record.mutable_network()->set_attached(true);
+  return {};
+}
+
+Result<> SpawnCompanion(Creation& creation) {
+  Context& context = creation.context;
+  Shims::SpawnOptions options;
+  options.pod_id = creation.record.id();
+  options.program = TRY(FindCompanion(context.config, creation.record.resolved_handler()));
+  options.pod_dir = context.config.PodDir(creation.record.id());
+  options.arguments = CompanionArguments(context);
+  creation.shim = TRY(context.shims.Spawn(options));
+  return {};
+}
+
+Result<> CreateSandbox(Creation& creation) {
+  Context& context = creation.context;
+  const PodRecord& record = creation.record;
+  sandbox::CreateSandboxRequest create;
+  create.set_sandbox_id(record.id());
+  create.set_bundle_path(context.config.PodDir(record.id()));
+  create.set_netns_path(record.netns_path());
+  create.mutable_options()->set_type_url("caisson.pod.v1.SandboxOptions");
+  create.mutable_options()->set_value(
+      SandboxOptionsOf(context.config, record.config(), context.systemd_cgroup).SerializeAsString());
+  TRY(creation.shim->Call<sandbox::CreateSandboxResponse>(service::kSandbox, "CreateSandbox", create));
+  return {};
+}
+
+Result<> StartSandbox(Creation& creation, uint32_t* sandbox_pid) {
+  sandbox::StartSandboxRequest start;
+  start.set_sandbox_id(creation.record.id());
+  *sandbox_pid = TRY(creation.shim->Call<sandbox::StartSandboxResponse>(service::kSandbox, "StartSandbox", start)).pid();
+  return {};
+}
+
+Result<> StartCompanion(Creation& creation, uint32_t* sandbox_pid) {
+  TRY(creation.steps.Run("sandbox_create", [&] { return CreateSandbox(creation); }));
+  return creation.steps.Run("sandbox_start", [&] { return StartSandbox(creation, sandbox_pid); });
+}
+
+// Namespace and CNI on this thread, the companion on another: it needs the namespace, but not what CNI puts into it.
+Result<> StartParts(Creation& creation) {
+  uint32_t sandbox_pid = 0;
+  Result<> network, companion;
+  auto spawn = [&] { return creation.steps.Run("shim_spawn", [&] { return SpawnCompanion(creation); }); };
+  if (creation.record.netns_path().empty()) {
+    companion = spawn();
+    if (companion) companion = StartCompanion(creation, &sandbox_pid);
+  } else {
+    std::promise<bool> netns_made;
+    std::thread other([&, made = netns_made.get_future()]() mutable {
+      companion = spawn();
+      // When the namespace could not be made that is the error to report.
+      if (made.get() && companion) companion = StartCompanion(creation, &sandbox_pid);
+    });
+    network = creation.steps.Run("netns", [&] { return net::CreateNetns(creation.record.netns_path()); });
+    netns_made.set_value(network.has_value());
+    if (network) network = creation.steps.Run("cni_add", [&] { return AttachToNetwork(creation); });
+    other.join();
+  }
+  TRY(std::move(network));
+  TRY(std::move(companion));
+  creation.record.set_sandbox_pid(sandbox_pid);
+  creation.record.set_shim_pid(static_cast<uint32_t>(creation.shim->pid()));
+  creation.record.set_shim_start_ticks(creation.shim->start_ticks());
+  return {};
+}
+
+void LogFailure(Creation& creation, const Result<>& undone) {
+  if (undone) return;
+  creation.released = false;
+  log::Error("undo pod {}: {}", creation.record.id(), undone.error().message);
+}
+
+Result<std::string> Create(Context& context, const v1::RunPodSandboxRequest& request, const std::string& name) {
+  // Before the creation, whose undo uses them last.
+  std::string dir;
+  PodPtr pod;
+  Creation creation{context, Steps(context.faults, "run_pod_sandbox"), {}, nullptr, true, {}};
+  PodRecord& record = creation.record;
+  record.set_id(NewId());
+  *record.mutable_config() = request.config();
+  record.set_handler(request.runtime_handler());
+  record.set_resolved_handler(request.runtime_handler().empty() ? context.config.default_handler
+                                                                : request.runtime_handler());
+  record.set_created_at_nanos(NowNanos());
+  record.set_state(v1::SANDBOX_READY);
+  record.set_boot_id(context.boot_id);
+  record.set_systemd_cgroup(context.systemd_cgroup);
+  record.set_creating(true);
+  if (!HostNetwork(record)) record.set_netns_path(context.config.NetnsPath(record.id()));
+  dir = context.config.PodDir(record.id());
+
+  Rollback& undo = creation.undo;
+  // Each undo is there before its step, and copes with a step that did nothing. What cannot be undone stays on record
+  // for the next start.
+  undo.Add([&] {
+    if (creation.released) LogFailure(creation, context.pods.Withdraw(record.id()));
+  });
+  TRY(creation.steps.Run("announce", [&] { return context.pods.Announce(record); }));
+  undo.Add([&] {
+    std::error_code ignored;
+    std::filesystem::remove_all(dir, ignored);
+  });
+  TRY(creation.steps.Run("pod_dir", [&] { return MakePodDir(dir); }));
+  TRY(creation.steps.Run("pod_files", [&] { return WritePodFiles(dir, record.config()); }));
+  undo.Add([&] { LogFailure(creation, ReleaseNetwork(context, record)); });
+  undo.Add([&] { LogFailure(creation, EndCompanion(context, record, creation.shim)); });
+  TRY(StartParts(creation));
+
+  undo.Add([&] { (void)context.pods.Remove(record.id()); });
+  TRY(creation.steps.Run("record", [&] {
+    record.set_creating(false);
+    creation.steps.AppendTo(record.mutable_timeline());
+    pod = std::make_shared<Pod>(record);
+    pod->set_shim(creation.shim);
+    return context.pods.Insert(pod, name);
+  }));
+  undo.Commit();
+  // It may have died before there was a pod to tell of it.
+  if (creation.shim->gone()) context.background.Post([&context, id = record.id()] { PodDied(context, id); });
+  return record.id();
+}
+
+}  // namespace
+
+Result<v1::RunPodSandboxResponse> RunPodSandbox(Context& context, const v1::RunPodSandboxRequest& request) {
+  TRY(CheckRequest(context, request));
+  std::string name = PodName(request.config().metadata());
+  v1::RunPodSandboxResponse response;
+  auto reservation = context.pods.Reserve(name, Fingerprint(request));
+  if (reservation.exists) {
+    // The same request again, after its answer was lost, gets the same answer.
+    PodPtr pod = TRY(context.pods.Find(*reservation.outcome));
+    auto record = pod->Get();
+    v1::RunPodSandboxRequest first;
+    *first.mutable_config() = record->config();
+    first.set_runtime_handler(record->handler());
+    if (record->state() != v1::SANDBOX_READY || Fingerprint(first) != Fingerprint(request)) {
+      return MakeError(Code::kAlreadyExists, "pod sandbox name '{}' is already used by '{}'", name, record->id());
+    }
+    response.set_pod_sandbox_id(record->id());
+    return response;
+  }
+  Result<std::string> outcome = std::move(reservation.outcome);
+  if (reservation.owner) {
+    outcome = Create(context, request, name);
+    context.pods.Finish(name, outcome);
+  }
+  if (!outcome) return std::move(outcome.error()).Within(fmt::format("run pod sandbox '{}'", name));
+  response.set_pod_sandbox_id(*outcome);
+  return response;
+}
+
+}  // namespace caisson::cri
