@@ -4,6 +4,8 @@
 // answers Unimplemented.
 #pragma once
 
+#include <optional>
+
 #include "cri/context.h"
 #include "cri/v1/api.pb.h"
 
@@ -53,5 +55,10 @@ CAISSON_RPC(ImageFsInfo);
 // What the status calls and events say of a record.
 v1::PodSandboxStatus PodStatusOf(const PodRecord& record);
 v1::ContainerStatus ContainerStatusOf(const ContainerRecord& record);
+
+// The image of a name, or none.
+Result<std::optional<image::Image>> FindImage(Context& context, const std::string& name);
+// Pulls an image, as PullImage and the control service do.
+Result<image::Image> FetchImage(Context& context, const std::string& reference, image::PullOptions options);
 
 }  // namespace caisson::cri

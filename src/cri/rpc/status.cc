@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <sys/utsname.h>
+
+#include <cstdio>
+
+#include "cri/rpc/rpc.h"
+
+namespace caisson::cri {
+namespace {
+
+// mount_setattr(2), which makes a mount read-only with all that is mounted below it, came with Linux 5.12.
+bool KernelMountsReadOnlyRecursively() {
+  utsname system = {};
+  int major = 0, minor = 0;
+  if (uname(&system) != 0 || sscanf(system.release, "%d.%d", &major, &minor) != 2) return false;
+  return major > 5 || (major == 5 && minor >= 12);
+}
+
+void AddCondition(v1::RuntimeStatus* status, const char* type, const Result<>& ready, const char* reason) {
+  v1::RuntimeCondition& condition = *status->add_conditions();
+  condition.set_type(type);
+  condition.set_status(ready.has_value());
+  if (ready) return;
+  condition.set_reason(reason);
+  condition.set_message(ready.error().message);
+}
+
+}  // namespace
+
+Result<v1::StatusResponse> Status(Context& context, const v1::StatusRequest& request) {
+  v1::StatusResponse response;
+  AddCondition(response.mutable_status(), "RuntimeReady", Result<>(), "");
+  AddCondition(response.mutable_status(), "NetworkReady", context.cni.Ready(), "NetworkPluginNotReady");
+  v1::RuntimeHandlerFeatures features;
+  features.set_recursive_read_only_mounts(KernelMountsReadOnlyRecursively());
+  auto add_handler = [&](const std::string& name) {
+    v1::RuntimeHandler& handler = *response.add_runtime_handlers();
+    handler.set_name(name);
+    *handler.mutable_features() = features;
+  };
+  add_handler("");  // CRI: the default handler
+  for (const auto& [name, handler] : context.config.handlers) add_handler(name);
+  response.mutable_features()->set_supplemental_groups_policy(true);
+  if (request.verbose()) (*response.mutable_info())["config"] = FormatConfig(context.config);
+  return response;
+}
+
+}  // namespace caisson::cri
