@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "image/assemble.h"
+
+#include <fcntl.h>
+
+#include <atomic>
+#include <optional>
+#include <thread>
+
+#include "base/clock.h"
+#include "base/limits.h"
+#include "base/scope_exit.h"
+#include "base/unique_fd.h"
+#include "image/digest.h"
+#include "image/image_config.h"
+#include "image/unpack.h"
+
+namespace caisson::image {
+namespace {
+
+constexpr uint64_t kProgressStep = 256 << 10;
+
+// One layer that is not here yet.
+struct Missing {
+  size_t index;
+  std::string chain_id, folder;
+  Unpacked unpacked;
+};
+
+class Assembly {
+ public:
+  Assembly(StoreState& state, const AssembleRequest& request) : state_(state), request_(request) {}
+
+  ~Assembly() {
+    for (auto& layer : missing_) {
+      if (!layer.folder.empty()) state_.DiscardFolder(layer.folder);
+      state_.ReleaseLayer(layer.chain_id);
+    }
+  }
+
+  Result<std::string> Run() {
+    auto config = TRY(ParseImageConfig(request_.config_bytes));
+    const auto& layers = request_.manifest.layers;
+    if (layers.size() != config.diff_ids.size()) {
+      return MakeError(Code::kInvalidArgument, "the manifest has {} layers, the image config {} diff_ids", layers.size(), config.diff_ids.size());
+    }
+    if (layers.size() > static_cast<size_t>(limits::kImageLayers)) return MakeError(Code::kResourceExhausted, "the image has more than {} layers", limits::kImageLayers);
+    chain_ = ChainIds(config.diff_ids);
+    for (size_t i = 0; i < layers.size(); ++i) {
+      TRY(LayerFormatOf(layers[i]));
+      Report(layers[i], 0, false);
+      if (TRY(state_.ClaimLayer(chain_[i], request_.cancel))) {
+        missing_.push_back({i, chain_[i], "", {}});
+      } else {
+        Report(layers[i], static_cast<uint64_t>(layers[i].size), true);
+      }
+    }
+    TRY(FetchMissing(config.diff_ids));
+    TRY(CommitMissing());
+    return Record();
+  }
+
+ private:
+  void Report(const Descriptor& blob, uint64_t done, bool unpacked) {
+    if (request_.on_progress) request_.on_progress({blob.digest, done, static_cast<uint64_t>(blob.size), unpacked});
+  }
+
+  Result<> FetchOne(Missing& layer, const std::string& diff_id, const std::stop_token& cancel) {
+    const Descriptor& blob = request_.manifest.layers[layer.index];
+    layer.folder = TRY(state_.NewLayerFolder());
+    LayerRequest fetch{blob, diff_id, state_.LayerPath(layer.folder), {}, cancel};
+    uint64_t reported = 0;
+    fetch.on_bytes = [&](uint64_t done) {
+      if (done < reported + kProgressStep) return;
+      reported = done;
+      Report(blob, done, false);
+    };
+    layer.unpacked = TRY(FetchLayer(state_.blobs(), request_.source, fetch));
+    Report(blob, static_cast<uint64_t>(blob.size), true);
+    return {};
+  }
+
+  Result<> FetchMissing(const std::vector<std::string>& diff_ids) {
+    std::stop_source stop;
+    std::stop_callback cancelled(request_.cancel, [&] { stop.request_stop(); });
+    std::atomic<size_t> next = 0;
+    std::mutex mutex;
+    std::optional<Error> first;
+    auto work = [&] {
+      for (size_t i; (i = next++) < missing_.size();) {
+        auto fetched = stop.stop_requested() ? Result<>(MakeError(Code::kCancelled, "the pull was cancelled"))
+                                             : FetchOne(missing_[i], diff_ids[missing_[i].index], stop.get_token());
+        if (fetched) continue;
+        std::lock_guard lock(mutex);
+        if (!first) first = std::move(fetched.error());  // what follows is only its consequence
+        stop.request_stop();
+      }
+    };
+    std::vector<std::thread> threads;
+    size_t count = std::min<size_t>(missing_.size(), static_cast<size_t>(std::max(1, request_.parallel)));
+    for (size_t i = 1; i < count; ++i) threads.emplace_back(work);
+    work();
+    for (auto& thread : threads) thread.join();
+    if (first) return std::move(*first);
+    return {};
+  }
+
+  // From the lowest up: hard links may lead into layers below.
+  Result<> CommitMissing() {
+    for (auto& layer : missing_) {
+      if (!layer.unpacked.links_below.empty()) {
+        UniqueFd root(open(state_.LayerPath(layer.folder).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        if (!root) return ErrnoError("open '{}'", state_.LayerPath(layer.folder));
+        std::vector<std::string> below(chain_.begin(), chain_.begin() + static_cast<ptrdiff_t>(layer.index));
+        TRY(LinkFromBelow(root.get(), layer.unpacked.links_below, state_.LowerDirs(below)));
+      }
+      TRY(state_.CommitLayer(layer.chain_id, layer.folder, layer.unpacked));
+      layer.folder.clear();
+    }
+    return {};
+  }
+
+  Result<std::string> Record() {
+    ImageRecord record;
+    record.id = Sha256Digest(request_.config_bytes);
+    record.root_digest = request_.root_digest;
+    record.manifest_digest = request_.manifest_digest;
+    record.config_bytes = request_.config_bytes;
+    record.chain = chain_;
+    record.pulled_at_nanos = NowNanos();
+    record.size_bytes = request_.manifest_bytes.size() + request_.config_bytes.size();
+    record.blobs = {request_.manifest_digest, record.id};
+    TRY(state_.blobs().Put(record.id, request_.config_bytes));
+    TRY(state_.blobs().Put(request_.manifest_digest, request_.manifest_bytes));
+    if (request_.root_digest != request_.manifest_digest) {
+      TRY(state_.blobs().Put(request_.root_digest, request_.root_bytes));
+      record.blobs.push_back(request_.root_digest);
+    }
+    for (const auto& layer : request_.manifest.layers) {
+      record.blobs.push_back(layer.digest);
+      record.size_bytes += static_cast<uint64_t>(layer.size);
+    }
+    TRY(state_.AddImage(record, request_.names));
+    return record.id;
+  }
+
+  StoreState& state_;
+  const AssembleRequest& request_;
+  std::vector<std::string> chain_;
+  std::vector<Missing> missing_;
+};
+
+}  // namespace
+
+Result<std::string> AssembleImage(StoreState& state, const AssembleRequest& request) {
+  state.BeginPull();
+  ScopeExit end([&] { state.EndPull(); });
+  return Assembly(state, request).Run();
+}
+
+}  // namespace caisson::image
