@@ -102,9 +102,12 @@ Result<> SetCapabilities(const CapabilitySets& wanted, uint64_t have) {
   }
   if (syscall(SYS_capset, &header, data.words) != 0) return ErrnoError("capset");
   if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0 && errno != EINVAL) return ErrnoError("clear ambient capabilities");
-  for (int capability = 0; capability < 64; ++capability) {
-    if (!(wanted.ambient & have) || !((wanted.ambient & have) >> capability & 1)) continue;
+  // Only what is permitted and inheritable can be ambient (capabilities(7)); config.md: what cannot be granted is no error.
+  uint64_t ambient = wanted.ambient & wanted.inheritable & wanted.permitted & have;
+  for (int capability = 0; ambient >> capability != 0; ++capability) {
+    if (!(ambient >> capability & 1)) continue;
     if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0) != 0) return ErrnoError("raise ambient capability {}", capability);
+    if (capability == 63) break;
   }
   return {};
 }

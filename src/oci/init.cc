@@ -34,7 +34,8 @@ void ResetSignals() {
   sigprocmask(SIG_BLOCK, &all, nullptr);
   struct sigaction normal {};
   normal.sa_handler = SIG_DFL;
-  for (int number = 1; number < NSIG; ++number) sigaction(number, &normal, nullptr);
+  // Handlers end with execve by themselves; what is ignored does not. Nobody ignores the real-time signals, from 32 on.
+  for (int number = 1; number < 32; ++number) sigaction(number, &normal, nullptr);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);

@@ -33,23 +33,55 @@ Result<UniqueFd> OpenAt2(int root_fd, const std::string& path, int flags, mode_t
 
 constexpr uint64_t kInRoot = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
 
-// Makes folders one by one; each is resolved anew in the root, so that links are followed as the container would.
-Result<UniqueFd> MakeDirs(int root_fd, const std::string& path, mode_t mode) {
+constexpr int kMaxLinks = 40;  // as the kernel (path_resolution(7))
+
+// Where the link `leaf` of `folder_fd` leads, as a path in the root; `folder` is the folder's own.
+Result<std::string> LinkTarget(int folder_fd, const std::string& folder, const std::string& leaf) {
+  char target[limits::kPathBytes];
+  ssize_t length = readlinkat(folder_fd, leaf.c_str(), target, sizeof target);
+  if (length <= 0 || length == static_cast<ssize_t>(sizeof target)) return ErrnoError("follow '{}/{}' in the root", folder, leaf);
+  std::string text(target, static_cast<size_t>(length));
+  return text[0] == '/' ? text : folder + "/" + text;
+}
+
+// Makes folders one by one; each is resolved anew in the root, so that links are followed as the container would. What a
+// dangling link names is made as well: images have them (/etc/resolv.conf to ../run/…).
+Result<UniqueFd> MakeDirs(int root_fd, const std::string& path, mode_t mode, int links) {
+  if (links > kMaxLinks) return SysError(ELOOP, fmt::format("make folder '{}' in the root", path));
   std::string done = "/";
   UniqueFd at = TRY(OpenAt2(root_fd, "/", O_PATH | O_DIRECTORY, 0, kInRoot));
   for (std::string_view part : Split(path, '/')) {
     if (part.empty() || part == ".") continue;
-    done += std::string(done == "/" ? "" : "/") + std::string(part);
+    std::string above = done, leaf(part);
+    done += (done == "/" ? "" : "/") + leaf;
     auto next = OpenAt2(root_fd, done, O_PATH | O_DIRECTORY, 0, kInRoot);
     if (!next && next.error().sys_errno == ENOENT) {
-      if (part == "..") return std::move(next.error());
-      // Where the name is a dangling link this fails with EEXIST, and the second open says why.
-      if (mkdirat(at.get(), std::string(part).c_str(), mode) != 0 && errno != EEXIST) return ErrnoError("make folder '{}' in the root", done);
-      next = OpenAt2(root_fd, done, O_PATH | O_DIRECTORY, 0, kInRoot);
+      if (leaf == "..") return std::move(next.error());
+      if (mkdirat(at.get(), leaf.c_str(), mode) == 0) {
+        next = OpenAt2(root_fd, done, O_PATH | O_DIRECTORY, 0, kInRoot);
+      } else if (errno == EEXIST) {
+        next = MakeDirs(root_fd, TRY(LinkTarget(at.get(), above, leaf)), mode, links + 1);
+      } else {
+        return ErrnoError("make folder '{}' in the root", done);
+      }
     }
     at = TRY(std::move(next));
   }
   return at;
+}
+
+Result<UniqueFd> MakeFile(int root_fd, const std::string& path, mode_t mode, int links) {
+  auto there = OpenAt2(root_fd, path, O_PATH, 0, kInRoot);
+  if (there || there.error().sys_errno != ENOENT) return there;
+  if (links > kMaxLinks) return SysError(ELOOP, fmt::format("make file '{}' in the root", path));
+  auto [folder, leaf] = SplitPath(path);
+  UniqueFd folder_fd = TRY(MakeDirs(root_fd, folder, 0755, links));
+  auto made = OpenAt2(root_fd, path, O_WRONLY | O_CREAT | O_NOCTTY | O_NONBLOCK, mode, kInRoot);
+  if (!made && made.error().sys_errno == ENOENT) {
+    return MakeFile(root_fd, TRY(LinkTarget(folder_fd.get(), folder, leaf)), mode, links + 1);
+  }
+  TRY(std::move(made));
+  return OpenAt2(root_fd, path, O_PATH, 0, kInRoot);
 }
 
 }  // namespace
@@ -65,17 +97,10 @@ Result<UniqueFd> OpenInRootNoLinks(int root_fd, const std::string& path, int fla
 Result<UniqueFd> MakeDirInRoot(int root_fd, const std::string& path, mode_t mode) {
   auto there = OpenAt2(root_fd, path, O_PATH | O_DIRECTORY, 0, kInRoot);
   if (there || there.error().sys_errno != ENOENT) return there;
-  return MakeDirs(root_fd, path, mode);
+  return MakeDirs(root_fd, path, mode, 0);
 }
 
-Result<UniqueFd> MakeFileInRoot(int root_fd, const std::string& path, mode_t mode) {
-  auto there = OpenAt2(root_fd, path, O_PATH, 0, kInRoot);
-  if (there || there.error().sys_errno != ENOENT) return there;
-  auto [folder, leaf] = SplitPath(path);
-  TRY(MakeDirs(root_fd, folder, 0755));
-  TRY(OpenAt2(root_fd, path, O_WRONLY | O_CREAT | O_NOCTTY | O_NONBLOCK, mode, kInRoot));
-  return OpenAt2(root_fd, path, O_PATH, 0, kInRoot);
-}
+Result<UniqueFd> MakeFileInRoot(int root_fd, const std::string& path, mode_t mode) { return MakeFile(root_fd, path, mode, 0); }
 
 std::string FdPath(int fd) { return fmt::format("/proc/self/fd/{}", fd); }
 
