@@ -19,20 +19,19 @@ Json ToJson(const google::protobuf::Message& message) {
   return parsed ? std::move(*parsed) : Json(nullptr);
 }
 
-Json TimelineJson(const google::protobuf::RepeatedPtrField<daemon::v1::TimelineStep>& timeline) {
+}  // namespace
+
+std::string TimelineJson(const Timeline& timeline) {
   Json steps = Json::array();
   for (const auto& step : timeline) {
-    Json one = {{"operation", step.operation()},
-                {"name", step.name()},
-                {"beginNanos", step.begin_nanos()},
-                {"endNanos", step.end_nanos()}};
-    if (!step.error().empty()) one["error"] = step.error();
-    steps.push_back(std::move(one));
+    steps.push_back({{"operation", step.operation()},
+                     {"name", step.name()},
+                     {"begin_nanos", step.begin_nanos()},
+                     {"end_nanos", step.end_nanos()},
+                     {"error", step.error()}});
   }
-  return steps;
+  return DumpJson(steps);
 }
-
-}  // namespace
 
 std::string PodInfoJson(const PodRecord& record) {
   Json cni = nullptr;
@@ -45,8 +44,7 @@ std::string PodInfoJson(const PodRecord& record) {
                    {"runtimeHandler", record.resolved_handler()},
                    {"reason", record.reason()},
                    {"cniResult", std::move(cni)},
-                   {"config", ToJson(record.config())},
-                   {"timeline", TimelineJson(record.timeline())}});
+                   {"config", ToJson(record.config())}});
 }
 
 std::string ContainerInfoJson(const ContainerRecord& record, const std::string& bundle) {
@@ -55,8 +53,7 @@ std::string ContainerInfoJson(const ContainerRecord& record, const std::string& 
                    {"snapshotKey", record.snapshot_key()},
                    {"bundle", bundle},
                    {"cgroupsPath", record.cgroup_path()},
-                   {"config", ToJson(record.config())},
-                   {"timeline", TimelineJson(record.timeline())}});
+                   {"config", ToJson(record.config())}});
 }
 
 }  // namespace caisson::cri

@@ -10,7 +10,12 @@
 
 namespace caisson::cri {
 
+using Timeline = google::protobuf::RepeatedPtrField<daemon::v1::TimelineStep>;
+
+// The entry "info".
 std::string PodInfoJson(const PodRecord& record);
 std::string ContainerInfoJson(const ContainerRecord& record, const std::string& bundle);
+// The entry "timeline": an array of {"operation", "name", "begin_nanos", "end_nanos", "error"}, error "" if it succeeded.
+std::string TimelineJson(const Timeline& timeline);
 
 }  // namespace caisson::cri

@@ -37,6 +37,7 @@ Result<v1::ContainerStatusResponse> ContainerStatus(Context& context, const v1::
   *response.mutable_status() = ContainerStatusOf(*record);
   if (request.verbose()) {
     (*response.mutable_info())["info"] = ContainerInfoJson(*record, context.config.ContainerDir(record->id()));
+    (*response.mutable_info())["timeline"] = TimelineJson(record->timeline());
   }
   return response;
 }

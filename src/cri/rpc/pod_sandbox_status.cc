@@ -34,7 +34,10 @@ Result<v1::PodSandboxStatusResponse> PodSandboxStatus(Context& context, const v1
   auto record = pod->Get();
   v1::PodSandboxStatusResponse response;
   *response.mutable_status() = PodStatusOf(*record);
-  if (request.verbose()) (*response.mutable_info())["info"] = PodInfoJson(*record);
+  if (request.verbose()) {
+    (*response.mutable_info())["info"] = PodInfoJson(*record);
+    (*response.mutable_info())["timeline"] = TimelineJson(record->timeline());
+  }
   return response;
 }
 
