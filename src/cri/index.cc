@@ -145,10 +145,8 @@ std::vector<typename Index<Object>::Ptr> Index<Object>::List() const {
     all.reserve(objects_.size());
     for (const auto& [id, object] : objects_) all.push_back(object);
   }
-  std::sort(all.begin(), all.end(), [](const Ptr& a, const Ptr& b) {
-    // created_at never changes, so reading it twice is safe.
-    return a->Get()->created_at_nanos() < b->Get()->created_at_nanos();
-  });
+  std::sort(all.begin(), all.end(),
+            [](const Ptr& a, const Ptr& b) { return a->created_at_nanos() < b->created_at_nanos(); });
   return all;
 }
 

@@ -26,12 +26,15 @@ class Entry {
  public:
   using Record = RecordType;
   explicit Entry(Record record) : record_(std::make_shared<const Record>(std::move(record))) {}
+  Entry(const Entry&) = delete;
+  Entry& operator=(const Entry&) = delete;
 
   std::shared_ptr<const Record> Get() const {
     std::lock_guard lock(mutex_);
     return record_;
   }
   const std::string& id() const { return id_; }
+  int64_t created_at_nanos() const { return created_at_nanos_; }
 
   // Held by whoever starts, stops or removes the object, so that these follow each other.
   std::mutex operation;
@@ -43,6 +46,7 @@ class Entry {
   mutable std::mutex mutex_;
   std::shared_ptr<const Record> record_;
   const std::string id_ = record_->id();
+  const int64_t created_at_nanos_ = record_->created_at_nanos();
 };
 
 template <class Object>

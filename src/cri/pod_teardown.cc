@@ -158,7 +158,8 @@ Result<> StopPod(Context& context, const PodPtr& pod) {
   });
   if (release.joinable()) release.join();
   if (companion) {
-    for (const ContainerPtr& container : containers) {
+    // Listed anew: one may have been created meanwhile.
+    for (const ContainerPtr& container : ContainersOf(context, pod->id())) {
       RecordExit(context, container,
                  {.exit_code = kUnknownExitCode, .reason = "Error", .message = "ended with its pod sandbox"});
     }

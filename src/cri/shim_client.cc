@@ -16,7 +16,6 @@ extern "C" {  // glibc 2.36's header forgets to say so
 }
 
 #include <atomic>
-#include <future>
 #include <thread>
 
 #include "base/clock.h"
@@ -153,7 +152,6 @@ class Connection : public ShimClient {
     loop_->Post([loop = loop_, pidfd = pidfd_] { loop->Unwatch(pidfd->get()); });
   }
 
-  // On the loop's thread.
   Result<> Init(UniqueFd socket, const std::shared_ptr<Connection>& self, std::function<void(bool died)> on_end) {
     client_ = TRY(ttrpc::Client::Create(loop_, std::move(socket)));
     std::weak_ptr<Connection> weak = self;
@@ -161,20 +159,16 @@ class Connection : public ShimClient {
       auto connection = weak.lock();
       if (connection && !connection->closing_ && !connection->gone()) on_end(false);
     });
-    // pidfd_open(2): a pidfd becomes readable when its process ends.
-    return loop_->Watch(pidfd_->get(), EPOLLIN, [loop = loop_, pidfd = pidfd_, weak, on_end](uint32_t) {
-      loop->Unwatch(pidfd->get());
-      // Only a child of ours leaves a zombie to reap; for others waitid says ECHILD.
-      siginfo_t info = {};
-      waitid(P_PIDFD, static_cast<id_t>(pidfd->get()), &info, WEXITED | WNOHANG);
-      auto connection = weak.lock();
-      if (!connection) return;
-      connection->gone_ = true;
-      // What it wrote before its death may still be in the socket: exits must not be lost. A process that inherited the
-      // socket could keep it open, so not for long.
-      loop->After(kLastWordsMillis, [client = connection->client_] { client->Close(); });
-      connection->client_->OnClosed([on_end] { on_end(true); });
+    loop_->Post([self, weak, on_end] {
+      // pidfd_open(2): a pidfd becomes readable when its process ends.
+      auto watched = self->loop_->Watch(self->pidfd_->get(), EPOLLIN, [loop = self->loop_, pidfd = self->pidfd_, weak, on_end](uint32_t) {
+        loop->Unwatch(pidfd->get());
+        OnDeath(pidfd->get(), weak.lock(), on_end);
+      });
+      // A companion whose death would go unnoticed is not kept.
+      if (!watched) self->client_->Close();
     });
+    return {};
   }
 
   int pid() const override { return pid_; }
@@ -189,6 +183,18 @@ class Connection : public ShimClient {
   }
 
  private:
+  static void OnDeath(int pidfd, const std::shared_ptr<Connection>& connection, const std::function<void(bool)>& on_end) {
+    // Only a child of ours leaves a zombie to reap; for others waitid says ECHILD.
+    siginfo_t info = {};
+    waitid(P_PIDFD, static_cast<id_t>(pidfd), &info, WEXITED | WNOHANG);
+    if (!connection) return;
+    connection->gone_ = true;
+    // What it wrote before its death may still be in the socket: exits must not be lost. A process that inherited the
+    // socket could keep it open, so not for long.
+    connection->loop_->After(kLastWordsMillis, [client = connection->client_] { client->Close(); });
+    connection->client_->OnClosed([on_end] { on_end(true); });
+  }
+
   bool WaitReadable(int millis) const {
     pollfd watched = {pidfd_->get(), POLLIN, 0};
     Deadline deadline = Deadline::After(millis);
@@ -276,14 +282,9 @@ class LoopShims : public Shims {
   Result<std::shared_ptr<ShimClient>> Connect(const std::string& pod_id, int pid, UniqueFd pidfd, uint64_t ticks,
                                               UniqueFd socket) {
     auto connection = std::make_shared<Connection>(loop_.get(), pid, std::move(pidfd), ticks, timeout_millis_);
-    auto done = std::make_shared<std::promise<Result<>>>();
-    auto shared_socket = std::make_shared<UniqueFd>(std::move(socket));
-    loop_->Post([this, connection, done, shared_socket, pod_id] {
-      done->set_value(connection->Init(std::move(*shared_socket), connection, [this, pod_id](bool died) {
-        if (on_end_) on_end_(pod_id, died);
-      }));
-    });
-    TRY(done->get_future().get());
+    TRY(connection->Init(std::move(socket), connection, [this, pod_id](bool died) {
+      if (on_end_) on_end_(pod_id, died);
+    }));
     return std::shared_ptr<ShimClient>(connection);
   }
 

@@ -231,6 +231,8 @@ Result<std::string> Create(Context& context, const v1::CreateContainerRequest& r
   TRY(RunSteps(creation, name, &made));
   creation.undo.Commit();
   WatchExit(context, made, creation.shim);
+  // Whoever ended the companion may have looked for its containers before this one was there.
+  if (creation.shim->gone()) context.background.Post([&context, id = pod->id()] { PodDied(context, id); });
   return record.id();
 }
 
