@@ -12,9 +12,11 @@
 #include "cri/background.h"
 #include "cri/config.h"
 #include "cri/container_index.h"
+#include "cri/cpu_rates.h"
 #include "cri/fault.h"
 #include "cri/pod_index.h"
 #include "cri/shim_client.h"
+#include "cri/writable_layers.h"
 #include "image/image_store.h"
 #include "net/cni.h"
 
@@ -31,6 +33,9 @@ struct Context {
   Background& background;
   std::string boot_id;          // /proc/sys/kernel/random/boot_id
   bool systemd_cgroup = false;  // the driver in use, Config::cgroup_driver resolved
+  // What the stats verbs remember.
+  CpuRates cpu_rates = {};
+  WritableLayers writable_layers{images, background};
 };
 
 }  // namespace caisson::cri

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cri/figures.h"
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+
+#include "base/clock.h"
+#include "caisson/pod/v1/pod.pb.h"
+#include "net/netns.h"
+
+namespace caisson::cri {
+namespace {
+
+namespace v1 = runtime::v1;
+
+constexpr int64_t kLayerMillis = 1000;  // for layers that were never measured before
+constexpr int64_t kSlackMillis = 500;   // beyond the calls' own deadline, in case the loop is late
+constexpr const char* kDefaultInterface = "eth0";
+constexpr uint64_t kUnlimited = UINT64_MAX;
+
+using FiguresById = std::map<std::string, pod::v1::ContainerStats>;
+
+// Shared with the calls' callbacks, which may come after everybody has stopped waiting.
+struct Answers {
+  std::mutex mutex;
+  std::condition_variable changed;
+  size_t pending = 0;
+  FiguresById figures;
+
+  void Take(const Result<std::string>& payload) {
+    pod::v1::StatsResponse response;
+    bool good = payload && response.ParseFromString(*payload);
+    std::lock_guard lock(mutex);
+    if (good) {
+      for (auto& container : *response.mutable_containers()) {
+        figures[container.container_id()] = std::move(container);
+      }
+    }
+    --pending;
+    changed.notify_all();
+  }
+};
+
+FiguresById AskCompanions(const std::vector<std::shared_ptr<ShimClient>>& shims, const std::string& container_id) {
+  auto answers = std::make_shared<Answers>();
+  answers->pending = shims.size();
+  pod::v1::StatsRequest request;
+  request.set_container_id(container_id);
+  for (const auto& shim : shims) {
+    shim->ttrpc().Call(service::kPod, "Stats", request.SerializeAsString(), kFiguresMillis,
+                       [answers](const Result<std::string>& payload) { answers->Take(payload); });
+  }
+  std::unique_lock lock(answers->mutex);
+  answers->changed.wait_for(lock, std::chrono::milliseconds(kFiguresMillis + kSlackMillis),
+                            [&] { return answers->pending == 0; });
+  return answers->figures;
+}
+
+void SetAttributes(const ContainerRecord& record, v1::ContainerAttributes* attributes) {
+  attributes->set_id(record.id());
+  *attributes->mutable_metadata() = record.config().metadata();
+  *attributes->mutable_labels() = record.config().labels();
+  *attributes->mutable_annotations() = record.config().annotations();
+}
+
+void SetInterface(const net::InterfaceStats& stats, v1::NetworkInterfaceUsage* usage) {
+  usage->set_name(stats.name);
+  usage->mutable_rx_bytes()->set_value(stats.rx_bytes);
+  usage->mutable_rx_errors()->set_value(stats.rx_errors);
+  usage->mutable_tx_bytes()->set_value(stats.tx_bytes);
+  usage->mutable_tx_errors()->set_value(stats.tx_errors);
+}
+
+// A pod on the host's network has no figures of its own; one whose namespace is gone neither.
+void SetNetwork(const PodRecord& pod, v1::LinuxPodSandboxStats* stats) {
+  if (pod.netns_path().empty() || pod.state() != v1::SANDBOX_READY) return;
+  auto interfaces = net::ReadInterfaceStats(pod.netns_path());
+  if (!interfaces) return;
+  stats->mutable_network()->set_timestamp(NowNanos());
+  for (const net::InterfaceStats& interface : *interfaces) {
+    bool is_default = interface.name == kDefaultInterface;
+    SetInterface(interface, is_default ? stats->mutable_network()->mutable_default_interface()
+                                       : stats->mutable_network()->add_interfaces());
+  }
+}
+
+void Add(const v1::UInt64Value& value, v1::UInt64Value* sum) { sum->set_value(sum->value() + value.value()); }
+
+// A rate is the pod's only when each container has one: a part would look like a pod at rest.
+void AddCpu(const std::vector<ContainerFigures>& containers, v1::CpuUsage* sum) {
+  bool all_rates = true;
+  for (const ContainerFigures& container : containers) {
+    if (!container.answered) continue;
+    const v1::CpuUsage& cpu = container.message.cpu();
+    sum->set_timestamp(std::max(sum->timestamp(), cpu.timestamp()));
+    Add(cpu.usage_core_nano_seconds(), sum->mutable_usage_core_nano_seconds());
+    all_rates = all_rates && cpu.has_usage_nano_cores();
+    Add(cpu.usage_nano_cores(), sum->mutable_usage_nano_cores());
+  }
+  if (!all_rates) sum->clear_usage_nano_cores();
+}
+
+void AddMemory(const std::vector<ContainerFigures>& containers, v1::MemoryUsage* sum) {
+  bool all_limited = true;
+  for (const ContainerFigures& container : containers) {
+    if (!container.answered) continue;
+    const v1::MemoryUsage& memory = container.message.memory();
+    sum->set_timestamp(std::max(sum->timestamp(), memory.timestamp()));
+    Add(memory.working_set_bytes(), sum->mutable_working_set_bytes());
+    Add(memory.usage_bytes(), sum->mutable_usage_bytes());
+    Add(memory.rss_bytes(), sum->mutable_rss_bytes());
+    Add(memory.page_faults(), sum->mutable_page_faults());
+    Add(memory.major_page_faults(), sum->mutable_major_page_faults());
+    all_limited = all_limited && memory.has_available_bytes();
+    Add(memory.available_bytes(), sum->mutable_available_bytes());
+  }
+  if (!all_limited) sum->clear_available_bytes();
+}
+
+}  // namespace
+
+void SetFigures(const pod::v1::ContainerStats& figures, CpuRates* rates, v1::ContainerStats* message) {
+  int64_t at = figures.timestamp_nanos();
+  v1::CpuUsage& cpu = *message->mutable_cpu();
+  cpu.set_timestamp(at);
+  cpu.mutable_usage_core_nano_seconds()->set_value(figures.cpu_usage_nanos());
+  if (auto rate = rates->Sample(figures.container_id(), at, figures.cpu_usage_nanos())) {
+    cpu.mutable_usage_nano_cores()->set_value(*rate);
+  }
+  v1::MemoryUsage& memory = *message->mutable_memory();
+  memory.set_timestamp(at);
+  memory.mutable_working_set_bytes()->set_value(figures.memory_working_set_bytes());
+  memory.mutable_usage_bytes()->set_value(figures.memory_usage_bytes());
+  memory.mutable_rss_bytes()->set_value(figures.memory_rss_bytes());
+  memory.mutable_page_faults()->set_value(figures.memory_page_faults());
+  memory.mutable_major_page_faults()->set_value(figures.memory_major_page_faults());
+  if (uint64_t limit = figures.memory_limit_bytes(); limit > 0 && limit != kUnlimited) {
+    uint64_t used = std::min(limit, figures.memory_working_set_bytes());
+    memory.mutable_available_bytes()->set_value(limit - used);
+  }
+  v1::SwapUsage& swap = *message->mutable_swap();
+  swap.set_timestamp(at);
+  swap.mutable_swap_usage_bytes()->set_value(figures.swap_usage_bytes());
+  if (uint64_t limit = figures.swap_limit_bytes(); limit != kUnlimited) {
+    swap.mutable_swap_available_bytes()->set_value(limit - std::min(limit, figures.swap_usage_bytes()));
+  }
+}
+
+std::vector<ContainerFigures> ReadFigures(Context& context, const std::vector<ContainerPtr>& containers) {
+  std::map<std::string, std::shared_ptr<ShimClient>> shims;  // by pod
+  std::vector<std::string> keys;
+  for (const ContainerPtr& container : containers) {
+    auto record = container->Get();
+    keys.push_back(record->snapshot_key());
+    if (record->state() == v1::CONTAINER_EXITED || shims.contains(record->pod_id())) continue;
+    auto pod = context.pods.Find(record->pod_id());
+    if (auto shim = pod ? (*pod)->shim() : nullptr) shims[record->pod_id()] = std::move(shim);
+  }
+  std::vector<std::shared_ptr<ShimClient>> asked;
+  for (auto& [pod_id, shim] : shims) asked.push_back(shim);
+  FiguresById known = AskCompanions(asked, containers.size() == 1 ? containers.front()->id() : "");
+  auto layers = context.writable_layers.Get(keys, kLayerMillis);
+  std::string mountpoint = context.images.FilesystemPath();
+  std::vector<ContainerFigures> figures;
+  for (const ContainerPtr& container : containers) {
+    auto record = container->Get();
+    ContainerFigures& one = figures.emplace_back();
+    SetAttributes(*record, one.message.mutable_attributes());
+    if (auto at = known.find(record->id()); at != known.end()) {
+      SetFigures(at->second, &context.cpu_rates, &one.message);
+      one.processes = at->second.pids();
+      one.answered = true;
+    }
+    if (auto at = layers.find(record->snapshot_key()); at != layers.end()) {
+      v1::FilesystemUsage& layer = *one.message.mutable_writable_layer();
+      layer.set_timestamp(at->second.at_nanos);
+      layer.mutable_fs_id()->set_mountpoint(mountpoint);
+      layer.mutable_used_bytes()->set_value(at->second.usage.bytes);
+      layer.mutable_inodes_used()->set_value(at->second.usage.inodes);
+    }
+  }
+  return figures;
+}
+
+v1::PodSandboxStats PodStatsMessage(const PodRecord& pod, std::vector<ContainerFigures> containers) {
+  v1::PodSandboxStats message;
+  v1::PodSandboxAttributes& attributes = *message.mutable_attributes();
+  attributes.set_id(pod.id());
+  *attributes.mutable_metadata() = pod.config().metadata();
+  *attributes.mutable_labels() = pod.config().labels();
+  *attributes.mutable_annotations() = pod.config().annotations();
+  v1::LinuxPodSandboxStats& stats = *message.mutable_linux();
+  SetNetwork(pod, &stats);
+  bool any = std::any_of(containers.begin(), containers.end(), [](const auto& one) { return one.answered; });
+  if (any) {
+    AddCpu(containers, stats.mutable_cpu());
+    AddMemory(containers, stats.mutable_memory());
+    stats.mutable_process()->set_timestamp(stats.cpu().timestamp());
+  }
+  for (ContainerFigures& container : containers) {
+    if (any) {
+      v1::UInt64Value& count = *stats.mutable_process()->mutable_process_count();
+      count.set_value(count.value() + container.processes);
+    }
+    *stats.add_containers() = std::move(container.message);
+  }
+  return message;
+}
+
+std::vector<v1::PodSandboxStats> ReadPodFigures(Context& context, const std::vector<PodPtr>& pods) {
+  std::map<std::string, std::vector<ContainerFigures>> by_pod;
+  for (const PodPtr& pod : pods) by_pod[pod->id()];
+  std::vector<ContainerPtr> containers;
+  for (const ContainerPtr& container : context.containers.List()) {
+    auto record = container->Get();
+    if (record->state() == v1::CONTAINER_RUNNING && by_pod.contains(record->pod_id())) containers.push_back(container);
+  }
+  auto figures = ReadFigures(context, containers);
+  for (size_t i = 0; i < containers.size(); ++i) {
+    by_pod[containers[i]->Get()->pod_id()].push_back(std::move(figures[i]));
+  }
+  std::vector<v1::PodSandboxStats> messages;
+  for (const PodPtr& pod : pods) messages.push_back(PodStatsMessage(*pod->Get(), std::move(by_pod[pod->id()])));
+  return messages;
+}
+
+}  // namespace caisson::cri

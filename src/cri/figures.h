@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the stats verbs say of containers: asked from all companions concerned at once, each for all of its containers,
+// so that fifty pods take as long as one, and one that does not answer takes no longer than kFiguresMillis.
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "cri/context.h"
+#include "cri/v1/api.pb.h"
+
+namespace caisson::pod::v1 {
+class ContainerStats;
+}
+
+namespace caisson::cri {
+
+// How long a companion has for its answer.
+inline constexpr int64_t kFiguresMillis = 2000;
+
+struct ContainerFigures {
+  runtime::v1::ContainerStats message;
+  uint64_t processes = 0;
+  bool answered = false;  // the companion has; else there is nothing but attributes and the writable layer
+};
+
+// In the order of `containers`.
+std::vector<ContainerFigures> ReadFigures(Context& context, const std::vector<ContainerPtr>& containers);
+// The figures of one pod with those of its running containers.
+runtime::v1::PodSandboxStats PodStatsMessage(const PodRecord& pod, std::vector<ContainerFigures> containers);
+// The same of several pods, in their order.
+std::vector<runtime::v1::PodSandboxStats> ReadPodFigures(Context& context, const std::vector<PodPtr>& pods);
+
+// What a companion says in the CRI's words, without the writable layer. Pure but for the rate.
+void SetFigures(const pod::v1::ContainerStats& figures, CpuRates* rates, runtime::v1::ContainerStats* message);
+
+}  // namespace caisson::cri
