@@ -26,14 +26,16 @@ constexpr unsigned long kAtime = MS_NOATIME | MS_RELATIME | MS_STRICTATIME;
 
 Result<> SetAttr(int fd, mount_attr attributes, bool recursive) {
   unsigned flags = AT_EMPTY_PATH | (recursive ? AT_RECURSIVE : 0);
-  if (syscall(SYS_mount_setattr, fd, "", flags, &attributes, sizeof attributes) != 0) return ErrnoError("set mount attributes");
+  if (syscall(SYS_mount_setattr, fd, "", flags, &attributes, sizeof attributes) != 0)
+    return ErrnoError("set mount attributes");
   return {};
 }
 
 }  // namespace
 
 Result<UniqueFd> CloneTree(int source_fd, const std::string& source, bool recursive) {
-  unsigned flags = OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (recursive ? AT_RECURSIVE : 0) | (source.empty() ? AT_EMPTY_PATH : 0);
+  unsigned flags =
+      OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | (recursive ? AT_RECURSIVE : 0) | (source.empty() ? AT_EMPTY_PATH : 0);
   int fd = static_cast<int>(syscall(SYS_open_tree, source_fd, source.c_str(), flags));
   if (fd < 0) return ErrnoError("bind mount source '{}'", source);
   return UniqueFd(fd);
@@ -60,7 +62,8 @@ Result<> AttachTree(int tree_fd, int target_fd, const MountPlan& plan) {
   TRY(SetAttributes(tree_fd, plan.flags, plan.clear_flags, false));
   TRY(SetAttributes(tree_fd, plan.recursive_set, plan.recursive_clear, true));
   TRY(SetMountPropagation(tree_fd, plan.propagation));
-  if (syscall(SYS_move_mount, tree_fd, "", target_fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) == 0) return {};
+  if (syscall(SYS_move_mount, tree_fd, "", target_fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) == 0)
+    return {};
   return ErrnoError("attach mount");
 }
 

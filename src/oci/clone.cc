@@ -41,7 +41,8 @@ Result<int> Reap(int pidfd, int64_t deadline_millis) {
     if (errno != EINTR) return ErrnoError("wait for a process");
   }
   siginfo_t info{};
-  if (waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd), &info, WEXITED) != 0) return ErrnoError("reap a process");
+  if (waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd), &info, WEXITED) != 0)
+    return ErrnoError("reap a process");
   return info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status;
 }
 

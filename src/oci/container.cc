@@ -27,7 +27,8 @@ namespace {
 Result<> WriteWhole(const std::string& path, const std::string& text) {
   UniqueFd file(open(path.c_str(), O_WRONLY | O_CLOEXEC));
   if (!file) return ErrnoError("open '{}'", path);
-  if (write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) return ErrnoError("write '{}'", path);
+  if (write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size()))
+    return ErrnoError("write '{}'", path);
   return {};
 }
 
@@ -39,7 +40,8 @@ Result<UniqueFd> OpenNamespace(const std::string& path) {
 
 std::string FormatMap(const std::vector<IdMapping>& mappings) {
   std::string text;
-  for (const auto& mapping : mappings) text += fmt::format("{} {} {}\n", mapping.container_id, mapping.host_id, mapping.size);
+  for (const auto& mapping : mappings)
+    text += fmt::format("{} {} {}\n", mapping.container_id, mapping.host_id, mapping.size);
   return text;
 }
 
@@ -70,7 +72,8 @@ class ChildPidNamespace {
 Result<int> PidOf(int pidfd) {
   std::string text = TRY(sys::ReadFile(fmt::format("/proc/self/fdinfo/{}", pidfd), 4096));
   size_t at = text.find("\nPid:\t");
-  auto pid = at == std::string::npos ? Result<int64_t>(0) : ParseInt64(text.substr(at + 6, text.find('\n', at + 6) - at - 6));
+  auto pid =
+      at == std::string::npos ? Result<int64_t>(0) : ParseInt64(text.substr(at + 6, text.find('\n', at + 6) - at - 6));
   if (!pid || *pid <= 0) return MakeError(Code::kAborted, "the container's init has ended");
   return static_cast<int>(*pid);
 }
@@ -128,14 +131,21 @@ class ContainerImpl : public Container {
     auto word = Receive(control.get(), Deadline::After(options_.deadline_millis));
     if (!word) return std::move(word.error());
     // End of file: execve has closed the other end. Or the process was killed meanwhile, which its exit tells.
-    if (word->signal != Signal::kEnd) return MakeError(Code::kInternal, "container '{}': init speaks out of turn", id());
+    if (word->signal != Signal::kEnd)
+      return MakeError(Code::kInternal, "container '{}': init speaks out of turn", id());
     return RunHooks(options_.spec.hooks.poststart, State("running"));
   }
 
   Result<Process> Exec(ExecOptions exec) override {
     auto control = TRY(MakeControlPair());
-    ExecInit init{exec, init_.pidfd.get(), NamespaceFlags(), TRY(cgroup_->JoinFds()), filter_ ? &*filter_ : nullptr,
-                  options_.spec.personality, options_.die_with_parent, control.child.get()};
+    ExecInit init{exec,
+                  init_.pidfd.get(),
+                  NamespaceFlags(),
+                  TRY(cgroup_->JoinFds()),
+                  filter_ ? &*filter_ : nullptr,
+                  options_.spec.personality,
+                  options_.die_with_parent,
+                  control.child.get()};
     std::optional<ChildPidNamespace> pid_namespace;
     if (options_.spec.FindNamespace(CLONE_NEWPID) != nullptr) {
       auto entered = ChildPidNamespace::Enter(init_.pidfd.get());
@@ -217,7 +227,9 @@ class ContainerImpl : public Container {
     return {};
   }
 
-  Error EndedEarly() const { return MakeError(Code::kAborted, "container '{}': init ended before it was ready (killed?)", id()); }
+  Error EndedEarly() const {
+    return MakeError(Code::kAborted, "container '{}': init ended before it was ready (killed?)", id());
+  }
 
   Result<> AwaitReady() {
     Deadline deadline = Deadline::After(options_.deadline_millis);
@@ -251,7 +263,8 @@ class ContainerImpl : public Container {
       process->console = std::move(word.fd);
       word = TRY(Receive(control, deadline));
     }
-    if (word.signal != Signal::kEnd) return MakeError(Code::kInternal, "exec in container '{}': the process speaks out of turn", id());
+    if (word.signal != Signal::kEnd)
+      return MakeError(Code::kInternal, "exec in container '{}': the process speaks out of turn", id());
     return {};
   }
 
@@ -274,7 +287,8 @@ class ContainerImpl : public Container {
 }  // namespace
 
 Result<std::unique_ptr<Container>> Container::Create(CreateOptions options) {
-  if (!IsSafeName(options.id)) return MakeError(Code::kInvalidArgument, "container id '{}' cannot be one", options.id.substr(0, 128));
+  if (!IsSafeName(options.id))
+    return MakeError(Code::kInvalidArgument, "container id '{}' cannot be one", options.id.substr(0, 128));
   auto planned = MakePlan(options.spec, options.bundle, options.rootfs);
   if (!planned) return std::move(planned.error()).Within("container '" + options.id + "'");
   CgroupOptions group;

@@ -36,16 +36,18 @@ struct RootfsMount {
 };
 
 struct CreateOptions {
-  std::string id;      // safe as a path component
-  std::string bundle;  // absolute; spec paths that are relative start here
-  Spec spec;           // parsed config.json
+  std::string id;                   // safe as a path component
+  std::string bundle;               // absolute; spec paths that are relative start here
+  Spec spec;                        // parsed config.json
   std::vector<RootfsMount> rootfs;  // empty: root.path is the file system
   Stdio stdio;
   bool systemd_cgroup = false;
   std::string seccomp_cache_dir;  // where compiled filters are kept; empty: not kept
-  int shm_fd = -1;  // a detached tmpfs mount (fsmount(2)) that is the pod's /dev/shm: cloned for a mount of type "caisson-shm"
+  int shm_fd =
+      -1;  // a detached tmpfs mount (fsmount(2)) that is the pod's /dev/shm: cloned for a mount of type "caisson-shm"
   int64_t deadline_millis = 60'000;
-  // The container's processes get SIGKILL when the process that made them ends: nothing of a pod outlives its companion.
+  // The container's processes get SIGKILL when the process that made them ends: nothing of a pod outlives its
+  // companion.
   bool die_with_parent = true;
 };
 

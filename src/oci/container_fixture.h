@@ -4,13 +4,13 @@
 // test that the host is as it was: no child, mount, cgroup or descriptor more. For *_root_test.cc.
 #pragma once
 
+#include <gmock/gmock.h>
+
 #include <functional>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
-
-#include <gmock/gmock.h>
-#include <nlohmann/json.hpp>
 
 #include "oci/container.h"
 
@@ -25,7 +25,7 @@ nlohmann::json DefaultSpec(const std::vector<std::string>& args);
 nlohmann::json ShellSpec(const std::string& script);
 
 struct Ended {
-  int code = -1;  // 128 + signal
+  int code = -1;    // 128 + signal
   std::string out;  // stdout and stderr
 };
 
@@ -34,7 +34,8 @@ class ContainerTest : public ::testing::Test {
   void SetUp() override;
   void TearDown() override;
 
-  // The options of a container "c<n>" of `spec`, its cgroup below the test's own; output goes to a pipe that Output reads.
+  // The options of a container "c<n>" of `spec`, its cgroup below the test's own; output goes to a pipe that Output
+  // reads.
   CreateOptions Options(const nlohmann::json& spec);
   Result<std::unique_ptr<Container>> Create(const nlohmann::json& spec) { return Container::Create(Options(spec)); }
   // Creates, starts, waits, deletes. A failure to create or start is a failure of the test.

@@ -29,10 +29,13 @@ std::string Slurp(const std::string& path) {
 }
 
 void MakeRoot(const std::string& root) {
-  for (const char* folder : {"bin", "dev", "proc", "sys", "etc", "tmp", "home"}) fs::create_directories(root + "/" + folder);
+  for (const char* folder : {"bin", "dev", "proc", "sys", "etc", "tmp", "home"})
+    fs::create_directories(root + "/" + folder);
   fs::copy_file("/bin/busybox", root + "/bin/busybox");
-  for (const char* applet : {"sh", "cat", "echo", "ls", "id", "grep", "sleep", "true", "false", "mount", "umount", "stat", "tty", "hostname",
-                             "readlink", "touch", "mkdir", "mknod", "env", "pwd", "wc", "head", "sort", "test", "kill", "ps", "dd", "chmod"}) {
+  for (const char* applet :
+       {"sh",     "cat",  "echo", "ls",       "id",       "grep",  "sleep", "true",  "false", "mount",
+        "umount", "stat", "tty",  "hostname", "readlink", "touch", "mkdir", "mknod", "env",   "pwd",
+        "wc",     "head", "sort", "test",     "kill",     "ps",    "dd",    "chmod"}) {
     fs::create_symlink("busybox", root + "/bin/" + applet);
   }
   std::ofstream(root + "/etc/passwd") << "root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home:/bin/sh\n";
@@ -48,8 +51,10 @@ std::string WhyNoContainers() {
 }
 
 json DefaultSpec(const std::vector<std::string>& args) {
-  json caps = {"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
-               "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE"};
+  json caps = {"CAP_CHOWN",   "CAP_DAC_OVERRIDE", "CAP_FSETID",           "CAP_FOWNER",
+               "CAP_MKNOD",   "CAP_NET_RAW",      "CAP_SETGID",           "CAP_SETUID",
+               "CAP_SETFCAP", "CAP_SETPCAP",      "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT",
+               "CAP_KILL",    "CAP_AUDIT_WRITE"};
   return {
       {"ociVersion", "1.2.0"},
       {"process",
@@ -63,18 +68,34 @@ json DefaultSpec(const std::vector<std::string>& args) {
       {"hostname", "box"},
       {"mounts",
        {{{"destination", "/proc"}, {"type", "proc"}, {"source", "proc"}, {"options", {"nosuid", "noexec", "nodev"}}},
-        {{"destination", "/dev"}, {"type", "tmpfs"}, {"source", "tmpfs"}, {"options", {"nosuid", "strictatime", "mode=755", "size=65536k"}}},
+        {{"destination", "/dev"},
+         {"type", "tmpfs"},
+         {"source", "tmpfs"},
+         {"options", {"nosuid", "strictatime", "mode=755", "size=65536k"}}},
         {{"destination", "/dev/pts"},
          {"type", "devpts"},
          {"source", "devpts"},
          {"options", {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}}},
-        {{"destination", "/dev/mqueue"}, {"type", "mqueue"}, {"source", "mqueue"}, {"options", {"nosuid", "noexec", "nodev"}}},
-        {{"destination", "/sys"}, {"type", "sysfs"}, {"source", "sysfs"}, {"options", {"nosuid", "noexec", "nodev", "ro"}}}}},
+        {{"destination", "/dev/mqueue"},
+         {"type", "mqueue"},
+         {"source", "mqueue"},
+         {"options", {"nosuid", "noexec", "nodev"}}},
+        {{"destination", "/sys"},
+         {"type", "sysfs"},
+         {"source", "sysfs"},
+         {"options", {"nosuid", "noexec", "nodev", "ro"}}}}},
       {"linux",
        {{"namespaces",
-         {{{"type", "mount"}}, {{"type", "pid"}}, {{"type", "ipc"}}, {{"type", "uts"}}, {{"type", "network"}}, {{"type", "cgroup"}}}},
+         {{{"type", "mount"}},
+          {{"type", "pid"}},
+          {{"type", "ipc"}},
+          {{"type", "uts"}},
+          {{"type", "network"}},
+          {{"type", "cgroup"}}}},
         {"resources", {{"pids", {{"limit", 64}}}}},
-        {"maskedPaths", {"/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/scsi", "/sys/firmware"}},
+        {"maskedPaths",
+         {"/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/scsi",
+          "/sys/firmware"}},
         {"readonlyPaths", {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}}}}};
 }
 
@@ -97,12 +118,14 @@ void ContainerTest::TearDown() {
   if (bundle_.empty()) return;
   output_.Reset();
   siginfo_t info{};
-  EXPECT_TRUE(waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 && errno == ECHILD) << "a child is left: " << info.si_pid;
+  EXPECT_TRUE(waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0 && errno == ECHILD)
+      << "a child is left: " << info.si_pid;
   EXPECT_EQ(Mounts(), mounts_before_);
   EXPECT_EQ(Descriptors(), descriptors_before_);
   for (const auto& left : Cgroups(cgroup_)) {
     // The test's own parent group stays until now; those of containers must be gone.
-    for (const auto& entry : fs::directory_iterator(left)) EXPECT_FALSE(entry.is_directory()) << "left: " << entry.path();
+    for (const auto& entry : fs::directory_iterator(left))
+      EXPECT_FALSE(entry.is_directory()) << "left: " << entry.path();
     EXPECT_EQ(rmdir(left.c_str()), 0) << left << ": " << strerror(errno);
   }
   fs::remove_all(bundle_);

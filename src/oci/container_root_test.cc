@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "oci/container.h"
-
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -10,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "oci/container.h"
 #include "oci/container_fixture.h"
 
 namespace caisson::oci {
@@ -42,7 +41,9 @@ TEST_F(ContainerRun, DiesOfSignal) {
 }
 
 TEST_F(ContainerRun, HasNamespacesOfItsOwn) {
-  Ended ended = Run(ShellSpec("echo $$; hostname; for n in mnt pid ipc uts net cgroup; do readlink /proc/self/ns/$n; done; ls /proc | grep -c '^[0-9]'"));
+  Ended ended =
+      Run(ShellSpec("echo $$; hostname; for n in mnt pid ipc uts net cgroup; do readlink /proc/self/ns/$n; done; ls "
+                    "/proc | grep -c '^[0-9]'"));
   EXPECT_THAT(ended.out, StartsWith("1\nbox\n"));
   for (const char* name : {"mnt", "pid", "ipc", "uts", "net", "cgroup"}) {
     EXPECT_THAT(ended.out, Not(HasSubstr(fs::read_symlink(std::string("/proc/self/ns/") + name).string())));
@@ -86,15 +87,19 @@ TEST_F(ContainerRun, ReadOnlyRoot) {
 }
 
 TEST_F(ContainerRun, DevHasDefaultNodesAndLinks) {
-  Ended ended = Run(ShellSpec("cd /dev; stat -c '%n %t:%T %a' null zero full random urandom tty; for l in fd stdin stdout stderr ptmx; do readlink $l; done; echo x > /dev/null && "
-                              "head -c 3 /dev/zero | wc -c"));
+  Ended ended =
+      Run(ShellSpec("cd /dev; stat -c '%n %t:%T %a' null zero full random urandom tty; for l in fd stdin stdout stderr "
+                    "ptmx; do readlink $l; done; echo x > /dev/null && "
+                    "head -c 3 /dev/zero | wc -c"));
   EXPECT_EQ(ended.out,
             "null 1:3 666\nzero 1:5 666\nfull 1:7 666\nrandom 1:8 666\nurandom 1:9 666\ntty 5:0 666\n"
             "/proc/self/fd\n/proc/self/fd/0\n/proc/self/fd/1\n/proc/self/fd/2\npts/ptmx\n3\n");
 }
 
 TEST_F(ContainerRun, MaskedAndReadOnlyPaths) {
-  json spec = ShellSpec("cat /proc/keys | wc -c; ls /sys/firmware | wc -l; echo 1 2>&1 > /proc/sys/kernel/shmmni; touch /proc/sys/kernel 2>&1; cat /secret; ls /hidden");
+  json spec = ShellSpec(
+      "cat /proc/keys | wc -c; ls /sys/firmware | wc -l; echo 1 2>&1 > /proc/sys/kernel/shmmni; touch /proc/sys/kernel "
+      "2>&1; cat /secret; ls /hidden");
   fs::create_directory(rootfs_ + "/hidden");
   std::ofstream(rootfs_ + "/hidden/file") << "text";
   std::ofstream(rootfs_ + "/secret") << "text";
@@ -104,16 +109,19 @@ TEST_F(ContainerRun, MaskedAndReadOnlyPaths) {
   spec["linux"]["readonlyPaths"].push_back("/not/there/either");
   Ended ended = Run(spec);
   EXPECT_THAT(ended.out, StartsWith("0\n0\n"));
-  EXPECT_THAT(ended.out, AllOf(HasSubstr("shmmni: Read-only"), HasSubstr("touch: /proc/sys/kernel: Read-only"), Not(HasSubstr("text")), Not(HasSubstr("file\n"))));
+  EXPECT_THAT(ended.out, AllOf(HasSubstr("shmmni: Read-only"), HasSubstr("touch: /proc/sys/kernel: Read-only"),
+                               Not(HasSubstr("text")), Not(HasSubstr("file\n"))));
 }
 
 TEST_F(ContainerRun, UserGroupsUmaskCapabilities) {
-  json spec = ShellSpec("id -u; id -g; id -G; umask; grep -E '^(Cap|NoNewPrivs|Seccomp:|Groups)' /proc/self/status; echo $HOME; pwd");
+  json spec = ShellSpec(
+      "id -u; id -g; id -G; umask; grep -E '^(Cap|NoNewPrivs|Seccomp:|Groups)' /proc/self/status; echo $HOME; pwd");
   spec["process"]["user"] = {{"uid", 1000}, {"gid", 1001}, {"additionalGids", {29, 40}}, {"umask", 077}};
   spec["process"]["cwd"] = "/home";
   Ended ended = Run(spec);
   EXPECT_THAT(ended.out, StartsWith("1000\n1001\n1001 29 40\n0077\n"));
-  EXPECT_THAT(ended.out, HasSubstr("CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\n"));
+  EXPECT_THAT(ended.out, HasSubstr("CapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:"
+                                   "\t0000000000000000\nCapBnd:\t00000000a80425fb\nCapAmb:\t0000000000000000\n"));
   EXPECT_THAT(ended.out, HasSubstr("NoNewPrivs:\t1\n"));
   EXPECT_THAT(ended.out, HasSubstr("\n/home\n/home\n"));
 }
@@ -122,29 +130,36 @@ TEST_F(ContainerRun, AmbientCapabilitiesOfOrdinaryUser) {
   json spec = ShellSpec("grep -E '^Cap' /proc/self/status");
   spec["process"]["user"] = {{"uid", 1000}, {"gid", 1000}};
   json one = {"CAP_NET_BIND_SERVICE"};
-  spec["process"]["capabilities"] = {{"bounding", one}, {"effective", one}, {"permitted", one}, {"inheritable", one}, {"ambient", one}};
-  EXPECT_THAT(Run(spec).out, HasSubstr("CapPrm:\t0000000000000400\nCapEff:\t0000000000000400\nCapBnd:\t0000000000000400\nCapAmb:\t0000000000000400"));
+  spec["process"]["capabilities"] = {
+      {"bounding", one}, {"effective", one}, {"permitted", one}, {"inheritable", one}, {"ambient", one}};
+  EXPECT_THAT(Run(spec).out, HasSubstr("CapPrm:\t0000000000000400\nCapEff:\t0000000000000400\nCapBnd:"
+                                       "\t0000000000000400\nCapAmb:\t0000000000000400"));
 }
 
 TEST_F(ContainerRun, RootKeepsWhatItIsGiven) {
   EXPECT_THAT(Run(ShellSpec("grep -E '^Cap' /proc/self/status")).out,
-              HasSubstr("CapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\nCapEff:\t00000000a80425fb\nCapBnd:\t00000000a80425fb"));
+              HasSubstr("CapInh:\t0000000000000000\nCapPrm:\t00000000a80425fb\nCapEff:\t00000000a80425fb\nCapBnd:"
+                        "\t00000000a80425fb"));
 }
 
 TEST_F(ContainerRun, NoCapabilitiesUnlessGiven) {
   json spec = ShellSpec("grep -E '^Cap' /proc/self/status");
   spec["process"].erase("capabilities");
-  EXPECT_THAT(Run(spec).out, HasSubstr("CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000"));
+  EXPECT_THAT(Run(spec).out,
+              HasSubstr("CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000"));
 }
 
 TEST_F(ContainerRun, Seccomp) {
   json spec = ShellSpec("grep Seccomp: /proc/self/status; mkdir /tmp/no; echo $?; chmod 600 /etc/passwd && echo chmod");
-  spec["linux"]["seccomp"] = {{"defaultAction", "SCMP_ACT_ALLOW"},
-                              {"syscalls", {{{"names", {"mkdir", "mkdirat"}}, {"action", "SCMP_ACT_ERRNO"}, {"errnoRet", 1}}}}};
+  spec["linux"]["seccomp"] = {
+      {"defaultAction", "SCMP_ACT_ALLOW"},
+      {"syscalls", {{{"names", {"mkdir", "mkdirat"}}, {"action", "SCMP_ACT_ERRNO"}, {"errnoRet", 1}}}}};
   for (bool privileges : {true, false}) {
     spec["process"]["noNewPrivileges"] = !privileges;
     Ended ended = Run(spec);
-    EXPECT_THAT(ended.out, AllOf(HasSubstr("Seccomp:\t2\n"), HasSubstr("Operation not permitted\n1\n"), HasSubstr("chmod\n"))) << privileges;
+    EXPECT_THAT(ended.out,
+                AllOf(HasSubstr("Seccomp:\t2\n"), HasSubstr("Operation not permitted\n1\n"), HasSubstr("chmod\n")))
+        << privileges;
   }
 }
 
@@ -173,9 +188,14 @@ TEST_F(ContainerRun, BindMounts) {
   fs::create_directory(source);
   std::ofstream(source + "/file") << "text\n";
   json spec = ShellSpec("cat /v/file /deep/er/file; touch /v/new; touch /ro/new 2>&1; mount | grep -E ' /(ro|v) '");
-  spec["mounts"].push_back({{"destination", "/v"}, {"type", "bind"}, {"source", source}, {"options", {"rbind", "rprivate", "nosuid", "nodev"}}});
-  spec["mounts"].push_back({{"destination", "/ro"}, {"type", "bind"}, {"source", source}, {"options", {"rbind", "ro"}}});
-  spec["mounts"].push_back({{"destination", "/deep/er/file"}, {"type", "bind"}, {"source", source + "/file"}, {"options", {"bind"}}});
+  spec["mounts"].push_back({{"destination", "/v"},
+                            {"type", "bind"},
+                            {"source", source},
+                            {"options", {"rbind", "rprivate", "nosuid", "nodev"}}});
+  spec["mounts"].push_back(
+      {{"destination", "/ro"}, {"type", "bind"}, {"source", source}, {"options", {"rbind", "ro"}}});
+  spec["mounts"].push_back(
+      {{"destination", "/deep/er/file"}, {"type", "bind"}, {"source", source + "/file"}, {"options", {"bind"}}});
   Ended ended = Run(spec);
   EXPECT_THAT(ended.out, StartsWith("text\ntext\ntouch: /ro/new: Read-only file system\n"));
   EXPECT_THAT(ended.out, AllOf(HasSubstr("nosuid,nodev")));
@@ -187,14 +207,17 @@ TEST_F(ContainerRun, OverlayRoot) {
   json spec = ShellSpec("echo text > /written; mount | grep -c ' / type overlay'");
   spec["root"]["path"] = bundle_ + "/merged";
   CreateOptions options = Options(spec);
-  options.rootfs = {{"overlay", "overlay", {"lowerdir=" + rootfs_, "upperdir=" + bundle_ + "/upper", "workdir=" + bundle_ + "/work"}}};
+  options.rootfs = {{"overlay",
+                     "overlay",
+                     {"lowerdir=" + rootfs_, "upperdir=" + bundle_ + "/upper", "workdir=" + bundle_ + "/work"}}};
   EXPECT_EQ(Run(std::move(options)).out, "1\n");
   EXPECT_TRUE(fs::exists(bundle_ + "/upper/written"));
   EXPECT_TRUE(fs::is_empty(bundle_ + "/merged")) << "the mount was seen on the host";
 }
 
 TEST_F(ContainerRun, Terminal) {
-  json spec = ShellSpec("tty; test -t 0 && echo yes; stty size; ls -l /dev/console | head -c 1; echo; ps -o pid,tty | head -2");
+  json spec =
+      ShellSpec("tty; test -t 0 && echo yes; stty size; ls -l /dev/console | head -c 1; echo; ps -o pid,tty | head -2");
   fs::create_symlink("busybox", rootfs_ + "/bin/stty");
   spec["process"]["terminal"] = true;
   spec["process"]["consoleSize"] = {{"width", 101}, {"height", 33}};
@@ -214,9 +237,10 @@ TEST_F(ContainerExec, RunsInTheContainer) {
   auto container = Create(DefaultSpec({"/bin/sleep", "1000"}));
   ASSERT_TRUE(container) << container.error().message;
   ASSERT_TRUE((*container)->Start());
-  json process = ShellSpec("hostname; grep -E '^(CapInh|CapEff|NoNewPrivs)' /proc/self/status; for n in mnt pid ipc uts net cgroup; do test "
-                           "$(readlink /proc/self/ns/$n) = $(readlink /proc/1/ns/$n) || echo not $n; done; cat /proc/1/cgroup > /tmp/1; cat "
-                           "/proc/self/cgroup > /tmp/2; test \"$(cat /tmp/1)\" = \"$(cat /tmp/2)\" && echo same; exit 3")["process"];
+  json process = ShellSpec(
+      "hostname; grep -E '^(CapInh|CapEff|NoNewPrivs)' /proc/self/status; for n in mnt pid ipc uts net cgroup; do test "
+      "$(readlink /proc/self/ns/$n) = $(readlink /proc/1/ns/$n) || echo not $n; done; cat /proc/1/cgroup > /tmp/1; cat "
+      "/proc/self/cgroup > /tmp/2; test \"$(cat /tmp/1)\" = \"$(cat /tmp/2)\" && echo same; exit 3")["process"];
   Ended ended = Exec(container->get(), process);
   EXPECT_EQ(ended.code, 3);
   EXPECT_EQ(ended.out, "box\nCapInh:\t0000000000000000\nCapEff:\t00000000a80425fb\nNoNewPrivs:\t1\nsame\n");
@@ -261,7 +285,8 @@ TEST_F(ContainerRun, FailuresNameStepAndObjectAndLeaveNothing) {
   spec = DefaultSpec({"nothing"});
   EXPECT_THAT(RunFails(spec).message, HasSubstr("'nothing': executable file not found in PATH"));
   spec = DefaultSpec({"/bin/true"});
-  spec["mounts"].push_back({{"destination", "/m"}, {"type", "bind"}, {"source", "/no/such/source"}, {"options", {"bind"}}});
+  spec["mounts"].push_back(
+      {{"destination", "/m"}, {"type", "bind"}, {"source", "/no/such/source"}, {"options", {"bind"}}});
   EXPECT_THAT(RunFails(spec).message, AllOf(HasSubstr("'/no/such/source' on '/m'"), HasSubstr("No such file")));
   spec = DefaultSpec({"/bin/true"});
   spec["mounts"].push_back({{"destination", "/m"}, {"type", "nofs"}, {"source", "x"}});

@@ -22,7 +22,8 @@ struct FailureHead {
 
 Result<ControlPair> MakeControlPair() {
   int ends[2];
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) return ErrnoError("make the launcher's socket pair");
+  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
+    return ErrnoError("make the launcher's socket pair");
   ControlPair pair{UniqueFd(ends[0]), UniqueFd(ends[1])};
   if (pair.child.get() < 3) pair.child = UniqueFd(fcntl(ends[1], F_DUPFD_CLOEXEC, 3));  // those are the program's
   if (!pair.child) return ErrnoError("make the launcher's socket pair");

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Control: what a new process of a container and its launcher say to each other before execve, over a SOCK_SEQPACKET pair.
-// The child's end is O_CLOEXEC: its end of file tells that execve has succeeded.
+// Control: what a new process of a container and its launcher say to each other before execve, over a SOCK_SEQPACKET
+// pair. The child's end is O_CLOEXEC: its end of file tells that execve has succeeded.
 #pragma once
 
 #include <cstdint>

@@ -26,13 +26,16 @@ dev_t NumberOf(const DeviceNode& node) {
 
 bool IsNode(int fd, const DeviceNode& node) {
   struct stat info {};
-  return fstat(fd, &info) == 0 && (info.st_mode & S_IFMT) == KindOf(node) && (node.type == 'p' || info.st_rdev == NumberOf(node));
+  return fstat(fd, &info) == 0 && (info.st_mode & S_IFMT) == KindOf(node) &&
+         (node.type == 'p' || info.st_rdev == NumberOf(node));
 }
 
 Result<> BindHostNode(int root_fd, const DeviceNode& node) {
   UniqueFd tree = TRY(CloneTree(AT_FDCWD, node.path, false));
   if (!IsNode(tree.get(), node)) {
-    return MakeError(Code::kFailedPrecondition, "device '{}': the host's is not {} {}:{}, and a user namespace cannot make one", node.path, node.type, node.major, node.minor);
+    return MakeError(Code::kFailedPrecondition,
+                     "device '{}': the host's is not {} {}:{}, and a user namespace cannot make one", node.path,
+                     node.type, node.major, node.minor);
   }
   UniqueFd target = TRY(sys::MakeFileInRoot(root_fd, node.path, 0666));
   return AttachTree(tree.get(), target.get(), MountPlan{});
@@ -45,7 +48,8 @@ Result<> MakeNode(int root_fd, int folder_fd, const std::string& leaf, const Dev
   // By descriptor from here: whoever shares this folder could have put a link there.
   UniqueFd fd(openat(folder_fd, leaf.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
   if (!fd) return ErrnoError("open device '{}'", node.path);
-  if (!IsNode(fd.get(), node)) return MakeError(Code::kFailedPrecondition, "device '{}': something else is there", node.path);
+  if (!IsNode(fd.get(), node))
+    return MakeError(Code::kFailedPrecondition, "device '{}': something else is there", node.path);
   if (!made) return {};  // a mount of the spec's has it
   // The umask of the child is 0, so the mode is right already.
   if ((node.uid != 0 || node.gid != 0) && fchownat(fd.get(), "", node.uid, node.gid, AT_EMPTY_PATH) != 0) {
@@ -69,7 +73,8 @@ Result<> MakeDevices(int root_fd, const std::vector<DeviceNode>& devices, const 
   }
   for (const auto& link : links) {
     auto [folder, leaf] = sys::SplitPath(link.path);
-    if (symlinkat(link.target.c_str(), TRY(open_folder(folder)), leaf.c_str()) != 0 && errno != EEXIST) return ErrnoError("link '{}'", link.path);
+    if (symlinkat(link.target.c_str(), TRY(open_folder(folder)), leaf.c_str()) != 0 && errno != EEXIST)
+      return ErrnoError("link '{}'", link.path);
   }
   return {};
 }

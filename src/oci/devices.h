@@ -11,8 +11,8 @@
 
 namespace caisson::oci {
 
-// Makes the nodes. In a user namespace, where mknod(2) is refused, the host's node of the same path is bound instead, if
-// it is the same device. A node that is there already is accepted if it is the one meant.
+// Makes the nodes. In a user namespace, where mknod(2) is refused, the host's node of the same path is bound instead,
+// if it is the same device. A node that is there already is accepted if it is the one meant.
 Result<> MakeDevices(int root_fd, const std::vector<DeviceNode>& devices, const std::vector<LinkPlan>& links);
 
 struct Pty {

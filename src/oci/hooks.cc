@@ -35,7 +35,8 @@ constexpr int64_t kDefaultTimeoutSeconds = 60;
 Result<> RunHooks(const std::vector<Hook>& hooks, const std::string& state_json) {
   for (const auto& hook : hooks) {
     UniqueFd state(memfd_create("state", MFD_CLOEXEC));
-    if (!state || write(state.get(), state_json.data(), state_json.size()) < 0 || lseek(state.get(), 0, SEEK_SET) != 0) {
+    if (!state || write(state.get(), state_json.data(), state_json.size()) < 0 ||
+        lseek(state.get(), 0, SEEK_SET) != 0) {
       return ErrnoError("hook '{}': prepare its stdin", hook.path);
     }
     auto cloned = TRY(Clone(0, -1));
@@ -53,8 +54,9 @@ Result<> RunHooks(const std::vector<Hook>& hooks, const std::string& state_json)
 }
 
 std::string HookState(const CreateOptions& container, const char* status, int pid) {
-  Json state = {{"ociVersion", "1.2.0"}, {"id", container.id}, {"status", status}, {"pid", pid}, {"bundle", container.bundle},
-                {"annotations", container.spec.annotations}};
+  Json state = {{"ociVersion", "1.2.0"},      {"id", container.id},
+                {"status", status},           {"pid", pid},
+                {"bundle", container.bundle}, {"annotations", container.spec.annotations}};
   return DumpJson(state);
 }
 

@@ -50,11 +50,13 @@ Result<> SetRlimits(const std::vector<Rlimit>& limits) {
     auto resource = static_cast<__rlimit_resource>(limit.resource);
     if (setrlimit(resource, &value) == 0) continue;
     rlimit now{};
-    if (errno != EPERM || getrlimit(resource, &now) != 0) return ErrnoError("set rlimit {} to {}:{}", limit.resource, limit.soft, limit.hard);
+    if (errno != EPERM || getrlimit(resource, &now) != 0)
+      return ErrnoError("set rlimit {} to {}:{}", limit.resource, limit.soft, limit.hard);
     // Without CAP_SYS_RESOURCE nobody here can raise a hard limit: as much as there is.
     value.rlim_max = std::min<rlim_t>(limit.hard, now.rlim_max);
     value.rlim_cur = std::min<rlim_t>(limit.soft, value.rlim_max);
-    if (setrlimit(resource, &value) != 0) return ErrnoError("set rlimit {} to {}:{}", limit.resource, value.rlim_cur, value.rlim_max);
+    if (setrlimit(resource, &value) != 0)
+      return ErrnoError("set rlimit {} to {}:{}", limit.resource, value.rlim_cur, value.rlim_max);
   }
   return {};
 }
@@ -101,12 +103,15 @@ Result<> SetCapabilities(const CapabilitySets& wanted, uint64_t have) {
     data.words[i].inheritable = static_cast<uint32_t>((wanted.inheritable & have) >> (32 * i));
   }
   if (syscall(SYS_capset, &header, data.words) != 0) return ErrnoError("capset");
-  if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0 && errno != EINVAL) return ErrnoError("clear ambient capabilities");
-  // Only what is permitted and inheritable can be ambient (capabilities(7)); config.md: what cannot be granted is no error.
+  if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0 && errno != EINVAL)
+    return ErrnoError("clear ambient capabilities");
+  // Only what is permitted and inheritable can be ambient (capabilities(7)); config.md: what cannot be granted is no
+  // error.
   uint64_t ambient = wanted.ambient & wanted.inheritable & wanted.permitted & have;
   for (int capability = 0; ambient >> capability != 0; ++capability) {
     if (!(ambient >> capability & 1)) continue;
-    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0) != 0) return ErrnoError("raise ambient capability {}", capability);
+    if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0) != 0)
+      return ErrnoError("raise ambient capability {}", capability);
     if (capability == 63) break;
   }
   return {};
@@ -129,14 +134,16 @@ Result<> WriteLabel(const char* path, const std::string& label, const char* what
 Result<> SetAttributes(const ProcessSpec& process) {
   if (process.oom_score_adj) TRY(SetOomScore(*process.oom_score_adj));
   TRY(WriteLabel("/proc/self/attr/exec", process.selinux_label, "SELinux label"));
-  TRY(WriteLabel("/proc/self/attr/apparmor/exec", process.apparmor_profile.empty() ? "" : "exec " + process.apparmor_profile, "AppArmor profile"));
+  TRY(WriteLabel("/proc/self/attr/apparmor/exec",
+                 process.apparmor_profile.empty() ? "" : "exec " + process.apparmor_profile, "AppArmor profile"));
   if (process.io_priority) {
     int value = process.io_priority->io_class << 13 | process.io_priority->priority;  // IOPRIO_PRIO_VALUE
     if (syscall(SYS_ioprio_set, 1 /* IOPRIO_WHO_PROCESS */, 0, value) != 0) return ErrnoError("set the I/O priority");
   }
   if (!process.scheduler) return {};
   const Scheduler& wanted = *process.scheduler;
-  SchedAttr attr{sizeof attr, wanted.policy, wanted.flags, wanted.nice, wanted.priority, wanted.runtime, wanted.deadline, wanted.period};
+  SchedAttr attr{sizeof attr,     wanted.policy,  wanted.flags,    wanted.nice,
+                 wanted.priority, wanted.runtime, wanted.deadline, wanted.period};
   if (syscall(SYS_sched_setattr, 0, &attr, 0) != 0) return ErrnoError("set the scheduling policy");
   return {};
 }
@@ -165,7 +172,8 @@ Result<> BecomeUser(const ProcessSpec& process, const SeccompFilter* filter) {
   uint64_t have = TRY(PermittedCapabilities());
   TRY(DropBounding(Wanted(process).bounding));
   if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0) return ErrnoError("keep capabilities");
-  if (setgroups(process.additional_gids.size(), process.additional_gids.data()) != 0) return ErrnoError("set {} supplementary groups", process.additional_gids.size());
+  if (setgroups(process.additional_gids.size(), process.additional_gids.data()) != 0)
+    return ErrnoError("set {} supplementary groups", process.additional_gids.size());
   if (setresgid(process.gid, process.gid, process.gid) != 0) return ErrnoError("become group {}", process.gid);
   if (setresuid(process.uid, process.uid, process.uid) != 0) return ErrnoError("become user {}", process.uid);
   prctl(PR_SET_KEEPCAPS, 0, 0, 0, 0);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a process becomes before execve: attributes, limits, working directory, ids, capabilities, seccomp. Child only, in
-// three steps around the change of the root file system.
+// What a process becomes before execve: attributes, limits, working directory, ids, capabilities, seccomp. Child only,
+// in three steps around the change of the root file system.
 #pragma once
 
 #include <string>

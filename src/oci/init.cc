@@ -97,7 +97,8 @@ struct Program {
   std::vector<std::string> env;
 };
 
-[[noreturn]] void Execute(int control, const ProcessSpec& process, const SeccompFilter* filter, const Program& program) {
+[[noreturn]] void Execute(int control, const ProcessSpec& process, const SeccompFilter* filter,
+                          const Program& program) {
   std::vector<char*> args, env;
   for (const auto& word : process.args) args.push_back(const_cast<char*>(word.c_str()));
   for (const auto& variable : program.env) env.push_back(const_cast<char*>(variable.c_str()));
@@ -126,7 +127,8 @@ Result<> JoinNamespaces(const std::vector<JoinNamespace>& joins) {
 }
 
 // What both ways into a container begin with, where the host's /proc is still in sight.
-Result<> Begin(const ProcessSpec& process, const std::vector<int>& cgroup_join_fds, std::optional<unsigned long> persona) {
+Result<> Begin(const ProcessSpec& process, const std::vector<int>& cgroup_join_fds,
+               std::optional<unsigned long> persona) {
   ResetSignals();
   TRY(SetAttributes(process));
   if (persona && personality(*persona) < 0) return ErrnoError("set the personality");
@@ -136,7 +138,8 @@ Result<> Begin(const ProcessSpec& process, const std::vector<int>& cgroup_join_f
 }
 
 // From the container's root to all but execve. `pty` is valid for a process with a terminal.
-Result<Program> BecomeProgram(ProcessSpec* process, const Stdio& stdio, Pty pty, const SeccompFilter* filter, int control, bool die_with_parent) {
+Result<Program> BecomeProgram(ProcessSpec* process, const Stdio& stdio, Pty pty, const SeccompFilter* filter,
+                              int control, bool die_with_parent) {
   UniqueFd root(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!root) return ErrnoError("open the container's root");
   TRY(ResolveUser(root.get(), process));
@@ -183,20 +186,29 @@ Result<Program> PrepareInit(const InitOptions& options, ProcessSpec* process, Pr
   if (plan.new_cgroup_namespace && unshare(CLONE_NEWCGROUP) != 0) return ErrnoError("make a cgroup namespace");
   TRY(SetNames(plan));
   umask(0);
-  RootfsOptions rootfs{plan, options.cgroup->Hierarchies(), options.cgroup->IsV2(), create.shm_fd, process->console_width, process->console_height, prepared, {}};
+  RootfsOptions rootfs{plan,
+                       options.cgroup->Hierarchies(),
+                       options.cgroup->IsV2(),
+                       create.shm_fd,
+                       process->console_width,
+                       process->console_height,
+                       prepared,
+                       {}};
   const auto& hooks = create.spec.hooks.create_container;
   if (!hooks.empty()) {
     rootfs.before_pivot = [&] { return RunHooks(hooks, HookState(create, "created", HostPid())); };
   }
   Pty pty = TRY(EnterRootfs(rootfs));
-  Program program = TRY(BecomeProgram(process, create.stdio, std::move(pty), options.filter, options.control, create.die_with_parent));
+  Program program = TRY(
+      BecomeProgram(process, create.stdio, std::move(pty), options.filter, options.control, create.die_with_parent));
   Ids ids = {process->uid, process->gid};
   ids.insert(ids.end(), process->additional_gids.begin(), process->additional_gids.end());
   TRY(SendReady(options.control, ids));
   return program;
 }
 
-[[noreturn]] void AwaitStart(const InitOptions& options, const ProcessSpec& process, const Program& program, int host_pid) {
+[[noreturn]] void AwaitStart(const InitOptions& options, const ProcessSpec& process, const Program& program,
+                             int host_pid) {
   // Created, not started: this may take as long as the client likes. The launcher's end of file ends it.
   for (;;) {
     auto word = Receive(options.control, Deadline::After(24 * 3600 * 1000));
@@ -222,7 +234,8 @@ Result<Program> PrepareInit(const InitOptions& options, ProcessSpec* process, Pr
 
 Result<> EnterUserNamespace(const InitOptions& options) {
   if (options.user_namespace) {
-    if (setns(options.user_namespace.get(), CLONE_NEWUSER) != 0) return ErrnoError("join namespace '{}'", options.plan.user_namespace);
+    if (setns(options.user_namespace.get(), CLONE_NEWUSER) != 0)
+      return ErrnoError("join namespace '{}'", options.plan.user_namespace);
   } else {
     if (unshare(CLONE_NEWUSER) != 0) return ErrnoError("make a user namespace");
     TRY(SendSignal(options.control, Signal::kNeedsMaps));
@@ -230,7 +243,8 @@ Result<> EnterUserNamespace(const InitOptions& options) {
     if (word.signal != Signal::kMapped) return MakeError(Code::kAborted, "the launcher went away");
   }
   // Root of the namespace, so that what is made belongs to it.
-  if (setgroups(0, nullptr) != 0 || setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0) return ErrnoError("become root of the user namespace");
+  if (setgroups(0, nullptr) != 0 || setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0)
+    return ErrnoError("become root of the user namespace");
   return {};
 }
 
@@ -250,7 +264,8 @@ Result<Program> PrepareExec(const ExecInit& options, ProcessSpec* process) {
     UniqueFd root(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
     pty = TRY(OpenPty(root.get(), process->console_width, process->console_height));
   }
-  return BecomeProgram(process, options.exec.stdio, std::move(pty), options.filter, options.control, options.die_with_parent);
+  return BecomeProgram(process, options.exec.stdio, std::move(pty), options.filter, options.control,
+                       options.die_with_parent);
 }
 
 }  // namespace

@@ -3,9 +3,10 @@
 // The child's side of starting a process: from clone to execve. All functions end in execve or in _exit after telling
 // the launcher why (oci/control.h).
 //
-// The child is a copy of a single-threaded process, so ordinary code runs in it. It is not dumpable until execve: others
-// in a shared PID namespace cannot open its /proc/PID/exe, which is still the runtime's binary, nor its descriptors. What
-// remains of CVE-2019-5736 (an image whose program is a link to /proc/self/exe) is met by sys/sealed_program.h.
+// The child is a copy of a single-threaded process, so ordinary code runs in it. It is not dumpable until execve:
+// others in a shared PID namespace cannot open its /proc/PID/exe, which is still the runtime's binary, nor its
+// descriptors. What remains of CVE-2019-5736 (an image whose program is a link to /proc/self/exe) is met by
+// sys/sealed_program.h.
 #pragma once
 
 #include <optional>

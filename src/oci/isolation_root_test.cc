@@ -61,7 +61,9 @@ TEST_F(HostileImage, LinkInPlaceOfProcIsRefused) {
   for (const char* name : {"proc", "sys"}) {
     fs::remove_all(rootfs_ + "/" + name);
     fs::create_symlink("/tmp", rootfs_ + "/" + name);
-    EXPECT_THAT(RunFails(ShellSpec("true")).message, AllOf(HasSubstr("on '/" + std::string(name) + "'"), HasSubstr("symbolic links"))) << name;
+    EXPECT_THAT(RunFails(ShellSpec("true")).message,
+                AllOf(HasSubstr("on '/" + std::string(name) + "'"), HasSubstr("symbolic links")))
+        << name;
     fs::remove(rootfs_ + "/" + name);
     fs::create_directory(rootfs_ + "/" + name);
   }
@@ -70,7 +72,8 @@ TEST_F(HostileImage, LinkInPlaceOfProcIsRefused) {
 TEST_F(HostileImage, NothingIsMountedIntoProc) {
   fs::create_directory(bundle_ + "/fake");
   std::ofstream(bundle_ + "/file") << "x";
-  for (const char* target : {"/proc/self/attr/exec", "/proc/sys/kernel/hostname", "/proc/../proc/version", "/sneaky/version"}) {
+  for (const char* target :
+       {"/proc/self/attr/exec", "/proc/sys/kernel/hostname", "/proc/../proc/version", "/sneaky/version"}) {
     json spec = ShellSpec("true");
     fs::remove(rootfs_ + "/sneaky");
     fs::create_symlink("proc", rootfs_ + "/sneaky");
@@ -129,8 +132,9 @@ TEST_F(HostileImage, ConsoleIsNoLink) {
 
 TEST_F(HostileImage, DeviceIsTheOneMeant) {
   json spec = ShellSpec("stat -c '%F %t:%T %a %u:%g' /dev/own /deep/blk");
-  spec["linux"]["devices"] = {{{"path", "/dev/own"}, {"type", "c"}, {"major", 1}, {"minor", 3}, {"fileMode", 0640}, {"uid", 7}, {"gid", 8}},
-                              {{"path", "/deep/blk"}, {"type", "b"}, {"major", 250}, {"minor", 250}, {"fileMode", 0600}}};
+  spec["linux"]["devices"] = {
+      {{"path", "/dev/own"}, {"type", "c"}, {"major", 1}, {"minor", 3}, {"fileMode", 0640}, {"uid", 7}, {"gid", 8}},
+      {{"path", "/deep/blk"}, {"type", "b"}, {"major", 250}, {"minor", 250}, {"fileMode", 0600}}};
   EXPECT_EQ(Run(spec).out, "character special file 1:3 640 7:8\nblock special file fa:fa 600 0:0\n");
   std::ofstream(rootfs_ + "/plain") << "x";
   fs::create_symlink("/dev/null", rootfs_ + "/link");
@@ -165,7 +169,8 @@ TEST_F(ContainerMounts, RecursiveReadOnlyIsRecursive) {
   json spec = ShellSpec("touch /ro/x 2>&1; touch /ro/inner/x && echo written; touch /rro/inner/x 2>&1");
   spec["mounts"].push_back(Bind(volume, "/ro", {"ro"}));
   spec["mounts"].push_back(Bind(volume, "/rro", {"rro"}));
-  EXPECT_EQ(Run(spec).out, "touch: /ro/x: Read-only file system\nwritten\ntouch: /rro/inner/x: Read-only file system\n");
+  EXPECT_EQ(Run(spec).out,
+            "touch: /ro/x: Read-only file system\nwritten\ntouch: /rro/inner/x: Read-only file system\n");
 }
 
 TEST_F(ContainerMounts, PropagationFollowsTheOptions) {
@@ -176,11 +181,13 @@ TEST_F(ContainerMounts, PropagationFollowsTheOptions) {
   ASSERT_EQ(mount(nullptr, volume.c_str(), nullptr, MS_SHARED, nullptr), 0);
   ScopeExit undo([&] { umount2(volume.c_str(), MNT_DETACH); });
   for (const char* mode : {"rprivate", "rslave", "rshared"}) {
-    json spec = ShellSpec("while ! test -e /go/go; do :; done; ls /v/later; mount -t tmpfs x /v/inside; echo done; cat");
+    json spec =
+        ShellSpec("while ! test -e /go/go; do :; done; ls /v/later; mount -t tmpfs x /v/inside; echo done; cat");
     fs::create_directory(bundle_ + "/go");
     spec["mounts"].push_back(Bind(volume, "/v", {mode}));
     spec["mounts"].push_back(Bind(bundle_ + "/go", "/go", {}));
-    spec["process"]["capabilities"]["bounding"] = spec["process"]["capabilities"]["effective"] = spec["process"]["capabilities"]["permitted"] = {"CAP_SYS_ADMIN"};
+    spec["process"]["capabilities"]["bounding"] = spec["process"]["capabilities"]["effective"] =
+        spec["process"]["capabilities"]["permitted"] = {"CAP_SYS_ADMIN"};
     if (std::string(mode) == "rshared") spec["linux"]["rootfsPropagation"] = "rshared";
     auto container = Create(spec);
     ASSERT_TRUE(container) << container.error().message;
@@ -188,7 +195,8 @@ TEST_F(ContainerMounts, PropagationFollowsTheOptions) {
     ASSERT_EQ(mount("tmpfs", (volume + "/later").c_str(), "tmpfs", 0, nullptr), 0);
     std::ofstream(volume + "/later/seen") << "x";
     std::ofstream(bundle_ + "/go/go") << "x";
-    EXPECT_THAT(Output(), std::string(mode) == "rprivate" ? testing::Eq("done\n") : testing::Eq("seen\ndone\n")) << mode;
+    EXPECT_THAT(Output(), std::string(mode) == "rprivate" ? testing::Eq("done\n") : testing::Eq("seen\ndone\n"))
+        << mode;
     struct statfs info {};
     EXPECT_EQ(Wait((*container)->init()), 0);
     ASSERT_EQ(statfs((volume + "/inside").c_str(), &info), 0);
@@ -209,7 +217,10 @@ TEST_F(ContainerMounts, PodShmIsShared) {
   context.Reset();
   for (const char* script : {"echo one > /dev/shm/file", "cat /dev/shm/file"}) {
     json spec = ShellSpec(script);
-    spec["mounts"].push_back({{"destination", "/dev/shm"}, {"type", "caisson-shm"}, {"source", "shm"}, {"options", {"nosuid", "noexec", "nodev"}}});
+    spec["mounts"].push_back({{"destination", "/dev/shm"},
+                              {"type", "caisson-shm"},
+                              {"source", "shm"},
+                              {"options", {"nosuid", "noexec", "nodev"}}});
     CreateOptions options = Options(spec);
     options.shm_fd = shm.get();
     Ended ended = Run(std::move(options));
@@ -230,13 +241,20 @@ TEST_F(ContainerMounts, LongOverlayOptions) {
   json spec = ShellSpec("ls / | grep -c ^file");
   spec["root"]["path"] = bundle_ + "/merged";
   CreateOptions options = Options(spec);
-  options.rootfs = {{"overlay", "overlay", {"lowerdir=" + lower + rootfs_, "upperdir=" + bundle_ + "/upper", "workdir=" + bundle_ + "/work"}}};
+  options.rootfs = {
+      {"overlay",
+       "overlay",
+       {"lowerdir=" + lower + rootfs_, "upperdir=" + bundle_ + "/upper", "workdir=" + bundle_ + "/work"}}};
   EXPECT_EQ(Run(std::move(options)).out, "120\n");
 }
 
 TEST_F(ContainerMounts, CgroupIsTheContainersOwn) {
-  json spec = ShellSpec("cat /proc/self/cgroup | grep -v ':/$'; ls /sys/fs/cgroup | head -3; mkdir /sys/fs/cgroup/x 2>&1");
-  spec["mounts"].push_back({{"destination", "/sys/fs/cgroup"}, {"type", "cgroup"}, {"source", "cgroup"}, {"options", {"nosuid", "noexec", "nodev", "relatime", "ro"}}});
+  json spec =
+      ShellSpec("cat /proc/self/cgroup | grep -v ':/$'; ls /sys/fs/cgroup | head -3; mkdir /sys/fs/cgroup/x 2>&1");
+  spec["mounts"].push_back({{"destination", "/sys/fs/cgroup"},
+                            {"type", "cgroup"},
+                            {"source", "cgroup"},
+                            {"options", {"nosuid", "noexec", "nodev", "relatime", "ro"}}});
   Ended ended = Run(spec);
   EXPECT_EQ(ended.code, 1) << ended.out;
   EXPECT_THAT(ended.out, AllOf(HasSubstr("Read-only file system"), Not(HasSubstr("caisson-oci-test"))));
@@ -275,7 +293,9 @@ TEST_F(ContainerUsers, ExecByName) {
 TEST_F(ContainerHooks, RunInOrderWithState) {
   json spec = ShellSpec("echo program >> /log; cat /log");
   auto hook = [](const std::string& name, const std::string& file) {
-    return json{{{"path", "/bin/sh"}, {"args", {"sh", "-c", "echo " + name + " >> " + file + "; cat >> " + file + ".state"}}, {"env", {"PATH=/bin"}}}};
+    return json{{{"path", "/bin/sh"},
+                 {"args", {"sh", "-c", "echo " + name + " >> " + file + "; cat >> " + file + ".state"}},
+                 {"env", {"PATH=/bin"}}}};
   };
   spec["hooks"] = {{"createRuntime", hook("createRuntime", bundle_ + "/log")},
                    {"createContainer", hook("createContainer", bundle_ + "/log")},
@@ -289,7 +309,9 @@ TEST_F(ContainerHooks, RunInOrderWithState) {
   EXPECT_EQ(all, "createContainer createRuntime poststart poststop ");
   std::ifstream state(bundle_ + "/log.state");
   std::string text((std::istreambuf_iterator<char>(state)), {});
-  EXPECT_THAT(text, AllOf(HasSubstr("\"id\":\"c1\""), HasSubstr("\"status\":\"created\""), HasSubstr("\"status\":\"stopped\""), Not(HasSubstr("\"pid\":1,")), Not(HasSubstr("\"pid\":0"))));
+  EXPECT_THAT(
+      text, AllOf(HasSubstr("\"id\":\"c1\""), HasSubstr("\"status\":\"created\""), HasSubstr("\"status\":\"stopped\""),
+                  Not(HasSubstr("\"pid\":1,")), Not(HasSubstr("\"pid\":0"))));
 }
 
 TEST_F(ContainerHooks, FailureAndTimeoutUndoTheContainer) {
@@ -314,8 +336,10 @@ TEST_F(UserNamespace, OwnNamespaceOwnsTheOthers) {
   std::ofstream(bundle_ + "/file") << "bound\n";
   fs::permissions(bundle_, fs::perms::owner_all);  // 0700: out of reach for who is not root of the host
   chown(rootfs_.c_str(), 200000, 200000);
-  json spec = MappedSpec("id -u; cat /proc/self/uid_map; cat /file; hostname; echo x > /dev/null && echo null; touch /new; stat -c %u /new; "
-                         "grep CapEff /proc/self/status; cat /proc/self/oom_score_adj");
+  json spec = MappedSpec(
+      "id -u; cat /proc/self/uid_map; cat /file; hostname; echo x > /dev/null && echo null; touch /new; stat -c %u "
+      "/new; "
+      "grep CapEff /proc/self/status; cat /proc/self/oom_score_adj");
   spec["process"]["oomScoreAdj"] = 300;
   spec["mounts"].push_back(Bind(bundle_ + "/file", "/file", {"ro"}));
   Ended ended = Run(spec);
@@ -337,8 +361,12 @@ TEST_F(UserNamespace, ExecAndJoinByPath) {
   // A second container of the pod: user, network and IPC namespaces of the first.
   json spec = ShellSpec("readlink /proc/self/ns/user; id -u; cat /proc/self/uid_map");
   std::string ns = "/proc/" + std::to_string((*first)->init().pid) + "/ns/";
-  spec["linux"]["namespaces"] = {{{"type", "mount"}}, {{"type", "pid"}}, {{"type", "uts"}},
-                                 {{"type", "user"}, {"path", ns + "user"}}, {{"type", "network"}, {"path", ns + "net"}}, {{"type", "ipc"}, {"path", ns + "ipc"}}};
+  spec["linux"]["namespaces"] = {{{"type", "mount"}},
+                                 {{"type", "pid"}},
+                                 {{"type", "uts"}},
+                                 {{"type", "user"}, {"path", ns + "user"}},
+                                 {{"type", "network"}, {"path", ns + "net"}},
+                                 {{"type", "ipc"}, {"path", ns + "ipc"}}};
   EXPECT_EQ(Run(spec).out, own + "\n0\n         0     200000      65536\n");
   EXPECT_TRUE((*first)->Delete(10'000));
   Wait((*first)->init());

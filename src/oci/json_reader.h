@@ -4,11 +4,10 @@
 #pragma once
 
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <nlohmann/json.hpp>
 
 #include "base/json.h"
 #include "base/result.h"
@@ -45,8 +44,8 @@ class JsonReader {
   }
   // A whole number that T can hold.
   template <class T>
-  requires(std::is_integral_v<T> && !std::is_same_v<T, bool>)
-  Result<> Read(const char* key, T* value) const {
+  requires(std::is_integral_v<T> && !std::is_same_v<T, bool>) Result<> Read(const char* key, T* value)
+  const {
     const Json* found = Find(key);
     if (found == nullptr) return {};
     if (found->is_number_unsigned()) {
@@ -57,7 +56,8 @@ class JsonReader {
     }
     if (!found->is_number_integer()) return Wrong(key, "a whole number");
     int64_t number = found->get<int64_t>();  // negative: the non-negative are unsigned
-    if (std::is_unsigned_v<T> || number < static_cast<int64_t>(std::numeric_limits<T>::min())) return Wrong(key, "in range");
+    if (std::is_unsigned_v<T> || number < static_cast<int64_t>(std::numeric_limits<T>::min()))
+      return Wrong(key, "in range");
     *value = static_cast<T>(number);
     return {};
   }

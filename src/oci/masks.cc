@@ -43,7 +43,8 @@ Result<UniqueFd> MakeEmptyFolder() {
   UniqueFd context(static_cast<int>(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC)));
   if (!context) return ErrnoError("open a tmpfs");
   for (auto [key, value] : {std::pair("mode", "0755"), {"nr_blocks", "1"}, {"nr_inodes", "1"}}) {
-    if (syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_STRING, key, value, 0) != 0) return ErrnoError("set tmpfs option '{}'", key);
+    if (syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_STRING, key, value, 0) != 0)
+      return ErrnoError("set tmpfs option '{}'", key);
   }
   if (syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_FLAG, "ro", nullptr, 0) != 0 ||
       syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
@@ -55,7 +56,8 @@ Result<UniqueFd> MakeEmptyFolder() {
   return mounted;
 }
 
-// The first folder takes the mount itself; a detached mount cannot be cloned by kernels before 6.15, an attached one can.
+// The first folder takes the mount itself; a detached mount cannot be cloned by kernels before 6.15, an attached one
+// can.
 Result<> MaskFolder(int target_fd, UniqueFd* empty) {
   if (!*empty) {
     *empty = TRY(MakeEmptyFolder());

@@ -24,12 +24,12 @@ enum class MountKind {
 struct MountPlan {
   MountKind kind = MountKind::kFileSystem;
   std::string destination, type, source;
-  bool recursive = false;         // a bind of the whole tree
-  unsigned long flags = 0;        // MS_* of the mount: nosuid, nodev, noexec, ro, atime …
-  unsigned long clear_flags = 0;  // MS_* that are taken away ("rw", "suid", "exec", "dev")
+  bool recursive = false;                                // a bind of the whole tree
+  unsigned long flags = 0;                               // MS_* of the mount: nosuid, nodev, noexec, ro, atime …
+  unsigned long clear_flags = 0;                         // MS_* that are taken away ("rw", "suid", "exec", "dev")
   unsigned long recursive_set = 0, recursive_clear = 0;  // the same for the whole tree: "rro", "rnosuid", …
-  unsigned long propagation = 0;  // MS_SHARED, MS_SLAVE, MS_PRIVATE, with MS_REC; 0: none said
-  std::string data;               // the rest, comma-separated, for the file system
+  unsigned long propagation = 0;                         // MS_SHARED, MS_SLAVE, MS_PRIVATE, with MS_REC; 0: none said
+  std::string data;                                      // the rest, comma-separated, for the file system
 };
 
 // Errors: kInvalidArgument for combinations that cannot be, kUnimplemented for options that are not supported.

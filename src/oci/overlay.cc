@@ -59,7 +59,8 @@ Result<> MountOneByOne(const MountPlan& plan, const std::string& data) {
   TRY(set(FSCONFIG_SET_STRING, "source", plan.source.c_str()));
   for (const auto& option : SplitEscaped(data, ',')) {
     if (option.starts_with(kLower)) {
-      for (const auto& lower : SplitEscaped(option.substr(kLower.size()), ':')) TRY(set(FSCONFIG_SET_STRING, "lowerdir+", Unescape(lower).c_str()));
+      for (const auto& lower : SplitEscaped(option.substr(kLower.size()), ':'))
+        TRY(set(FSCONFIG_SET_STRING, "lowerdir+", Unescape(lower).c_str()));
       continue;
     }
     size_t equals = option.find('=');
@@ -69,10 +70,14 @@ Result<> MountOneByOne(const MountPlan& plan, const std::string& data) {
       TRY(set(FSCONFIG_SET_STRING, option.substr(0, equals), Unescape(option.substr(equals + 1)).c_str()));
     }
   }
-  if (syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) return ErrnoError("make the root file system");
+  if (syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
+    return ErrnoError("make the root file system");
   unsigned attributes = 0;
-  for (auto [flag, attribute] : {std::pair<unsigned long, unsigned>(MS_RDONLY, MOUNT_ATTR_RDONLY), {MS_NOSUID, MOUNT_ATTR_NOSUID},
-                                 {MS_NODEV, MOUNT_ATTR_NODEV}, {MS_NOEXEC, MOUNT_ATTR_NOEXEC}, {MS_NOATIME, MOUNT_ATTR_NOATIME}}) {
+  for (auto [flag, attribute] : {std::pair<unsigned long, unsigned>(MS_RDONLY, MOUNT_ATTR_RDONLY),
+                                 {MS_NOSUID, MOUNT_ATTR_NOSUID},
+                                 {MS_NODEV, MOUNT_ATTR_NODEV},
+                                 {MS_NOEXEC, MOUNT_ATTR_NOEXEC},
+                                 {MS_NOATIME, MOUNT_ATTR_NOATIME}}) {
     if (plan.flags & flag) attributes |= attribute;
   }
   UniqueFd mounted(static_cast<int>(syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, attributes)));
@@ -93,7 +98,10 @@ ShortOptions ShortenLowerDirs(const std::string& data) {
     auto folders = SplitEscaped(option.substr(kLower.size()), ':');
     std::string common = folders[0].substr(0, folders[0].rfind('/') + 1);
     for (const auto& folder : folders) {
-      while (!folder.starts_with(common)) common = common.substr(0, common.rfind('/', common.size() - 2) + 1);
+      while (!folder.starts_with(common)) {
+        common.pop_back();
+        common.erase(common.rfind('/') + 1);  // npos + 1: all of it
+      }
     }
     if (common.empty() || common[0] != '/' || common == "/") return {"", data};
     result.folder = Unescape(common);
@@ -114,7 +122,8 @@ Result<> MountLayers(const MountPlan& plan) {
   unsigned long flags = plan.flags;
   if (plan.kind == MountKind::kBind) flags |= MS_BIND | (plan.recursive ? MS_REC : 0);
   if (mount(plan.source.c_str(), plan.destination.c_str(), plan.type.c_str(), flags, options.data.c_str()) != 0) {
-    return ErrnoError("mount {} root file system on '{}' ({})", plan.type, plan.destination, options.data.substr(0, 512));
+    return ErrnoError("mount {} root file system on '{}' ({})", plan.type, plan.destination,
+                      options.data.substr(0, 512));
   }
   // mount(2): a bind mount takes no other flags when it is made.
   if (plan.kind == MountKind::kBind && plan.flags != 0 &&

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Mounting the root file system's layers. mount(2) takes one page of options, and an image may have more folders than fit:
-// then they are named relative to a folder they share, and if that is not enough one by one (fsconfig(2), Linux 6.5).
+// Mounting the root file system's layers. mount(2) takes one page of options, and an image may have more folders than
+// fit: then they are named relative to a folder they share, and if that is not enough one by one (fsconfig(2),
+// Linux 6.5).
 #pragma once
 
 #include <string>
@@ -11,7 +12,8 @@
 
 namespace caisson::oci {
 
-// Mounts `plan` on its destination, a path of the caller's mount namespace. May change the working directory: child only.
+// Mounts `plan` on its destination, a path of the caller's mount namespace. May change the working directory: child
+// only.
 Result<> MountLayers(const MountPlan& plan);
 
 // Overlay options with shorter names in lowerdir, right when the working directory is `folder`. Pure.

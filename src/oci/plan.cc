@@ -7,22 +7,24 @@
 #include <algorithm>
 #include <tuple>
 
-#include "base/limits.h"
-#include "base/strings.h"
+#include "sys/sysctl.h"
 
 namespace caisson::oci {
 namespace {
 
 constexpr int kNewTime = 0x80;  // CLONE_NEWTIME
-constexpr unsigned long kCloneFlags = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWUSER;
-constexpr size_t kSysctlBytes = 1024;
+constexpr unsigned long kCloneFlags =
+    CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWUSER;
 
 Result<> CheckIdMappings(const std::vector<IdMapping>& mappings, const char* what) {
-  if (mappings.empty()) return MakeError(Code::kInvalidArgument, "linux.{} is empty, but there is a new user namespace", what);
-  if (mappings.size() > 340) return MakeError(Code::kInvalidArgument, "linux.{} has more than 340 entries", what);  // user_namespaces(7)
+  if (mappings.empty())
+    return MakeError(Code::kInvalidArgument, "linux.{} is empty, but there is a new user namespace", what);
+  if (mappings.size() > 340)
+    return MakeError(Code::kInvalidArgument, "linux.{} has more than 340 entries", what);  // user_namespaces(7)
   for (const auto& mapping : mappings) {
     uint64_t end = std::max(uint64_t{mapping.container_id}, uint64_t{mapping.host_id}) + mapping.size;
-    if (mapping.size == 0 || end > 0xffffffffu) return MakeError(Code::kInvalidArgument, "linux.{} has a range that cannot be", what);
+    if (mapping.size == 0 || end > 0xffffffffu)
+      return MakeError(Code::kInvalidArgument, "linux.{} has a range that cannot be", what);
   }
   return {};
 }
@@ -32,8 +34,10 @@ Result<> PlanNamespaces(const Spec& spec, Plan* plan) {
     if (!space.path.empty() && space.path[0] != '/') {
       return MakeError(Code::kInvalidArgument, "namespace path '{}' is not absolute", space.path.substr(0, 256));
     }
-    if (space.flag == kNewTime && space.path.empty()) return MakeError(Code::kUnimplemented, "a new time namespace is not supported");
-    if (space.flag == CLONE_NEWNS && !space.path.empty()) return MakeError(Code::kUnimplemented, "joining a mount namespace is not supported");
+    if (space.flag == kNewTime && space.path.empty())
+      return MakeError(Code::kUnimplemented, "a new time namespace is not supported");
+    if (space.flag == CLONE_NEWNS && !space.path.empty())
+      return MakeError(Code::kUnimplemented, "joining a mount namespace is not supported");
     if (space.path.empty()) {
       plan->clone_flags |= static_cast<unsigned long>(space.flag) & kCloneFlags;
       plan->new_cgroup_namespace |= space.flag == CLONE_NEWCGROUP;
@@ -45,7 +49,8 @@ Result<> PlanNamespaces(const Spec& spec, Plan* plan) {
       plan->joins.push_back(space);
     }
   }
-  if (!(plan->clone_flags & CLONE_NEWNS)) return MakeError(Code::kInvalidArgument, "linux.namespaces has no mount namespace");
+  if (!(plan->clone_flags & CLONE_NEWNS))
+    return MakeError(Code::kInvalidArgument, "linux.namespaces has no mount namespace");
   plan->new_user_namespace = plan->clone_flags & CLONE_NEWUSER;
   if (plan->new_user_namespace) {
     TRY(CheckIdMappings(spec.uid_mappings, "uidMappings"));
@@ -64,18 +69,23 @@ bool MountsTmpfsOn(const Spec& spec, std::string_view destination) {
                      [&](const MountSpec& mount) { return mount.destination == destination && mount.type == "tmpfs"; });
 }
 
-// runtime-spec config-linux.md "Default Devices" and runtime-linux.md "Dev symbolic links"; into a /dev of the container's
-// own only, one that it is given is left as it is.
+// runtime-spec config-linux.md "Default Devices" and runtime-linux.md "Dev symbolic links"; into a /dev of the
+// container's own only, one that it is given is left as it is.
 void PlanDefaultDevices(const Spec& spec, Plan* plan) {
   if (!MountsTmpfsOn(spec, "/dev")) return;
   for (auto [name, major, minor] :
        {std::tuple("null", 1, 3), {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}}) {
     std::string path = std::string("/dev/") + name;
-    bool told = std::any_of(spec.devices.begin(), spec.devices.end(), [&](const DeviceNode& node) { return node.path == path; });
+    bool told = std::any_of(spec.devices.begin(), spec.devices.end(),
+                            [&](const DeviceNode& node) { return node.path == path; });
     if (!told) plan->devices.push_back({path, 'c', major, minor, 0666, 0, 0});
   }
-  for (auto [name, target] : {std::pair("fd", "/proc/self/fd"), {"stdin", "/proc/self/fd/0"}, {"stdout", "/proc/self/fd/1"},
-                              {"stderr", "/proc/self/fd/2"}, {"ptmx", "pts/ptmx"}, {"core", "/proc/kcore"}}) {
+  for (auto [name, target] : {std::pair("fd", "/proc/self/fd"),
+                              {"stdin", "/proc/self/fd/0"},
+                              {"stdout", "/proc/self/fd/1"},
+                              {"stderr", "/proc/self/fd/2"},
+                              {"ptmx", "pts/ptmx"},
+                              {"core", "/proc/kcore"}}) {
     plan->links.push_back({std::string("/dev/") + name, target});
   }
 }
@@ -85,7 +95,8 @@ Result<> PlanDevices(const Spec& spec, Plan* plan) {
   for (const auto& node : spec.devices) {
     std::string_view leaf = std::string_view(node.path).substr(node.path.rfind('/') + 1);
     bool climbs = node.path.find("/../") != std::string::npos;
-    if (climbs || leaf.empty() || leaf == "." || leaf == "..") return MakeError(Code::kInvalidArgument, "device path '{}' cannot be", node.path.substr(0, 256));
+    if (climbs || leaf.empty() || leaf == "." || leaf == "..")
+      return MakeError(Code::kInvalidArgument, "device path '{}' cannot be", node.path.substr(0, 256));
     plan->devices.push_back(node);
   }
   return {};
@@ -127,42 +138,19 @@ void PlanDeviceRules(const Spec& spec, Plan* plan) {
 // What a container must not see or write is said by absolute paths.
 Result<> CheckPaths(const std::vector<std::string>& paths, const char* what) {
   for (const auto& path : paths) {
-    if (!path.starts_with('/')) return MakeError(Code::kInvalidArgument, "linux.{}: '{}' is not absolute", what, path.substr(0, 256));
+    if (!path.starts_with('/'))
+      return MakeError(Code::kInvalidArgument, "linux.{}: '{}' is not absolute", what, path.substr(0, 256));
   }
   return {};
-}
-
-// The kind of namespace (CLONE_NEW*) that a sysctl belongs to; 0: the host's alone.
-int NamespaceOfSysctl(std::string_view name) {
-  if (name.starts_with("net/")) return CLONE_NEWNET;
-  if (name.starts_with("fs/mqueue/")) return CLONE_NEWIPC;
-  for (std::string_view one : {"kernel/msgmax", "kernel/msgmnb", "kernel/msgmni", "kernel/sem", "kernel/shmall", "kernel/shmmax",
-                               "kernel/shmmni", "kernel/shm_rmid_forced", "kernel/msg_next_id", "kernel/sem_next_id", "kernel/shm_next_id"}) {
-    if (name == one) return CLONE_NEWIPC;
-  }
-  // kernel.hostname is the spec's `hostname`.
-  return name == "kernel/domainname" ? CLONE_NEWUTS : 0;
 }
 
 }  // namespace
 
 Result<SysctlPlan> PlanSysctl(const Spec& spec, const std::string& name, const std::string& value) {
-  bool plain = !name.empty() && name.size() <= 256;
-  for (char c : name) plain = plain && (isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '/' || c == '-' || c == '_');
-  // With slashes a dot belongs to the name, as in "net/ipv4/conf/eth0.1/forwarding" (sysctl.d(5)).
-  std::string path = name;
-  if (name.find('/') == std::string::npos) std::replace(path.begin(), path.end(), '.', '/');
-  for (std::string_view part : Split(path, '/')) plain = plain && !part.empty() && part != "." && part != "..";
-  if (!plain) return MakeError(Code::kInvalidArgument, "sysctl '{}' cannot be a name", name.substr(0, 256));
-  bool printable = value.size() <= kSysctlBytes;
-  for (unsigned char c : value) printable = printable && (c == '\t' || (c >= ' ' && c < 127));
-  if (!printable) return MakeError(Code::kInvalidArgument, "sysctl '{}': the value is not one line of plain text", name);
-  int flag = NamespaceOfSysctl(path);
-  if (flag == 0) return MakeError(Code::kInvalidArgument, "sysctl '{}' is the host's, not a namespace's", name);
-  if (spec.FindNamespace(flag) == nullptr) {
-    return MakeError(Code::kInvalidArgument, "sysctl '{}': the container shares that namespace with the host", name);
-  }
-  return SysctlPlan{name, "/proc/sys/" + path, value};
+  bool host_network = spec.FindNamespace(CLONE_NEWNET) == nullptr;
+  bool host_ipc = spec.FindNamespace(CLONE_NEWIPC) == nullptr;
+  TRY(sys::CheckPodSysctl(name, value, host_network, host_ipc));
+  return SysctlPlan{name, "/proc/sys/" + sys::SysctlFile(name), value};
 }
 
 Result<Plan> MakePlan(const Spec& spec, const std::string& bundle, const std::vector<RootfsMount>& rootfs) {
@@ -187,11 +175,15 @@ namespace {
 constexpr const char* kKindNames[] = {"mount", "mount proc", "mount sysfs", "bind", "share shm", "mount cgroups"};
 
 std::string DescribeMount(const MountPlan& mount) {
-  std::string text = fmt::format("{} '{}' on '{}'", kKindNames[static_cast<int>(mount.kind)], mount.source, mount.destination);
+  std::string text =
+      fmt::format("{} '{}' on '{}'", kKindNames[static_cast<int>(mount.kind)], mount.source, mount.destination);
   if (mount.kind == MountKind::kFileSystem) text += " type " + mount.type;
   if (mount.recursive) text += " recursive";
-  for (auto [word, flags] : {std::pair("set", mount.flags), {"clear", mount.clear_flags}, {"set-all", mount.recursive_set},
-                             {"clear-all", mount.recursive_clear}, {"propagation", mount.propagation}}) {
+  for (auto [word, flags] : {std::pair("set", mount.flags),
+                             {"clear", mount.clear_flags},
+                             {"set-all", mount.recursive_set},
+                             {"clear-all", mount.recursive_clear},
+                             {"propagation", mount.propagation}}) {
     if (flags != 0) text += fmt::format(" {} {}", word, DescribeFlags(flags));
   }
   if (!mount.data.empty()) text += " data " + mount.data;
@@ -199,8 +191,13 @@ std::string DescribeMount(const MountPlan& mount) {
 }
 
 const char* NamespaceName(int flag) {
-  for (auto [each, name] : {std::pair(CLONE_NEWNS, "mount"), {CLONE_NEWPID, "pid"}, {CLONE_NEWNET, "network"}, {CLONE_NEWIPC, "ipc"},
-                            {CLONE_NEWUTS, "uts"}, {CLONE_NEWUSER, "user"}, {CLONE_NEWCGROUP, "cgroup"}}) {
+  for (auto [each, name] : {std::pair(CLONE_NEWNS, "mount"),
+                            {CLONE_NEWPID, "pid"},
+                            {CLONE_NEWNET, "network"},
+                            {CLONE_NEWIPC, "ipc"},
+                            {CLONE_NEWUTS, "uts"},
+                            {CLONE_NEWUSER, "user"},
+                            {CLONE_NEWCGROUP, "cgroup"}}) {
     if (flag == each) return name;
   }
   return "time";
@@ -211,19 +208,23 @@ const char* NamespaceName(int flag) {
 std::string Describe(const Plan& plan) {
   std::string text;
   for (int flag : {CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS}) {
-    if (plan.clone_flags & static_cast<unsigned long>(flag)) text += fmt::format("new {} namespace\n", NamespaceName(flag));
+    if (plan.clone_flags & static_cast<unsigned long>(flag))
+      text += fmt::format("new {} namespace\n", NamespaceName(flag));
   }
   if (plan.new_cgroup_namespace) text += "new cgroup namespace\n";
   if (!plan.user_namespace.empty()) text += fmt::format("join user namespace '{}'\n", plan.user_namespace);
   if (!plan.pid_namespace.empty()) text += fmt::format("join pid namespace '{}'\n", plan.pid_namespace);
-  for (const auto& join : plan.joins) text += fmt::format("join {} namespace '{}'\n", NamespaceName(join.flag), join.path);
+  for (const auto& join : plan.joins)
+    text += fmt::format("join {} namespace '{}'\n", NamespaceName(join.flag), join.path);
   if (!plan.hostname.empty()) text += fmt::format("hostname '{}'\n", plan.hostname);
   if (!plan.domainname.empty()) text += fmt::format("domain name '{}'\n", plan.domainname);
   text += fmt::format("propagation {}\n", DescribeFlags(plan.host_propagation));
   for (const auto& mount : plan.root_mounts) text += "root: " + DescribeMount(mount);
   if (plan.root_mounts.empty()) text += fmt::format("root: bind '{}' on itself\n", plan.root_path);
   for (const auto& mount : plan.mounts) text += DescribeMount(mount);
-  for (const auto& node : plan.devices) text += fmt::format("device '{}' {} {}:{} {:o} {}:{}\n", node.path, node.type, node.major, node.minor, node.mode, node.uid, node.gid);
+  for (const auto& node : plan.devices)
+    text += fmt::format("device '{}' {} {}:{} {:o} {}:{}\n", node.path, node.type, node.major, node.minor, node.mode,
+                        node.uid, node.gid);
   for (const auto& link : plan.links) text += fmt::format("link '{}' to '{}'\n", link.path, link.target);
   if (plan.console) text += "console\n";
   for (const auto& sysctl : plan.sysctls) text += fmt::format("write '{}' to '{}'\n", sysctl.value, sysctl.path);
@@ -232,7 +233,8 @@ std::string Describe(const Plan& plan) {
   for (const auto& path : plan.masked_paths) text += fmt::format("mask '{}'\n", path);
   if (plan.root_readonly) text += "read-only root\n";
   text += "pivot\n";
-  if (plan.root_propagation != 0) text += fmt::format("propagation of the root {}\n", DescribeFlags(plan.root_propagation));
+  if (plan.root_propagation != 0)
+    text += fmt::format("propagation of the root {}\n", DescribeFlags(plan.root_propagation));
   return text;
 }
 

@@ -28,7 +28,7 @@ struct Plan {
   // Namespaces.
   unsigned long clone_flags = 0;  // CLONE_NEW* of clone3; the cgroup namespace is not among them, nor what is joined
   bool new_cgroup_namespace = false;
-  std::vector<NamespaceSpec> joins;  // all but user and PID, in the order of the spec
+  std::vector<NamespaceSpec> joins;           // all but user and PID, in the order of the spec
   std::string user_namespace, pid_namespace;  // paths; empty: new or the launcher's own
   bool new_user_namespace = false;
   std::string hostname, domainname;  // to be set in a UTS namespace of the container's own
@@ -53,8 +53,8 @@ struct Plan {
 // Errors: kInvalidArgument for what cannot be, kUnimplemented for what this runtime does not do; both name the member.
 Result<Plan> MakePlan(const Spec& spec, const std::string& bundle, const std::vector<RootfsMount>& rootfs);
 
-// Errors: kInvalidArgument unless `name` is a sysctl that belongs to a namespace which the container does not share with
-// the host, and `value` one line of text (CVE-2022-0811).
+// Errors: kInvalidArgument unless `name` is a sysctl that belongs to a namespace which the container does not share
+// with the host, and `value` one line of text (CVE-2022-0811).
 Result<SysctlPlan> PlanSysctl(const Spec& spec, const std::string& name, const std::string& value);
 
 // One step a line, for people and golden tests.

@@ -38,7 +38,8 @@ Result<> SetHostPropagation(const Plan& plan) {
   auto table = TRY(sys::ReadMountInfo());
   std::string parent = "/";
   for (const auto& entry : table) {
-    bool above = plan.root_path == entry.mount_point || entry.mount_point == "/" || plan.root_path.starts_with(entry.mount_point + "/");
+    bool above = plan.root_path == entry.mount_point || entry.mount_point == "/" ||
+                 plan.root_path.starts_with(entry.mount_point + "/");
     if (above && entry.mount_point.size() >= parent.size()) parent = entry.mount_point;
   }
   if (mount(nullptr, parent.c_str(), nullptr, MS_PRIVATE, nullptr) != 0) return ErrnoError("make '{}' private", parent);
@@ -53,11 +54,22 @@ Result<> MountRoot(const Plan& plan) {
   return ErrnoError("bind root file system '{}'", plan.root_path);
 }
 
-// What programs that show a container its own limits (lxcfs) put over files of /proc; all else in there is the kernel's.
+// What programs that show a container its own limits (lxcfs) put over files of /proc; all else in there is the
+// kernel's.
 bool MayCoverInProc(const std::string& path) {
-  constexpr const char* kFiles[] = {"cpuinfo", "diskstats", "meminfo", "stat", "swaps", "uptime", "loadavg", "slabinfo",
-                                    "net/dev", "sys/kernel/ns_last_pid", "sys/crypto/fips_enabled"};
-  return std::any_of(std::begin(kFiles), std::end(kFiles), [&](const char* file) { return path.ends_with(std::string("/proc/") + file); });
+  constexpr const char* kFiles[] = {"cpuinfo",
+                                    "diskstats",
+                                    "meminfo",
+                                    "stat",
+                                    "swaps",
+                                    "uptime",
+                                    "loadavg",
+                                    "slabinfo",
+                                    "net/dev",
+                                    "sys/kernel/ns_last_pid",
+                                    "sys/crypto/fips_enabled"};
+  return std::any_of(std::begin(kFiles), std::end(kFiles),
+                     [&](const char* file) { return path.ends_with(std::string("/proc/") + file); });
 }
 
 class RootfsMaker {
@@ -70,7 +82,10 @@ class RootfsMaker {
     for (size_t i = 0; i < plan_.mounts.size(); ++i) {
       const MountPlan& mount = plan_.mounts[i];
       auto done = Mount(mount, i);
-      if (!done) return std::move(done.error()).Within(fmt::format("mount '{}' on '{}'", mount.source.empty() ? mount.type : mount.source, mount.destination));
+      if (!done)
+        return std::move(done.error())
+            .Within(
+                fmt::format("mount '{}' on '{}'", mount.source.empty() ? mount.type : mount.source, mount.destination));
     }
     TRY(MakeDevices(root_.get(), plan_.devices, plan_.links));
     Pty pty;
@@ -137,7 +152,8 @@ class RootfsMaker {
       return MakeError(Code::kInvalidArgument, "the target is inside /proc");
     }
     if (is_proc) return {};
-    struct stat here {}, proc {};
+    struct stat here {
+    }, proc{};
     auto own = sys::OpenInRootNoLinks(root_.get(), "/proc", O_PATH);
     if (!own || fstat(own->get(), &proc) != 0 || fstat(target_fd, &here) != 0) return {};
     if (here.st_dev != proc.st_dev || here.st_ino != proc.st_ino) return {};
@@ -151,8 +167,10 @@ class RootfsMaker {
       target = TRY(sys::OpenInRootNoLinks(root_.get(), plan.destination, O_PATH | O_DIRECTORY));
     }
     TRY(CheckTarget(target.get(), plan.kind == MountKind::kProc));
-    if (mount(plan.source.c_str(), FdPath(target.get()).c_str(), plan.type.c_str(), plan.flags, plan.data.c_str()) != 0) {
-      // A new sysfs needs a network namespace of the same user namespace (sysfs_init_fs_context); the host's shows no more.
+    if (mount(plan.source.c_str(), FdPath(target.get()).c_str(), plan.type.c_str(), plan.flags, plan.data.c_str()) !=
+        0) {
+      // A new sysfs needs a network namespace of the same user namespace (sysfs_init_fs_context); the host's shows no
+      // more.
       if (errno != EPERM || plan.kind != MountKind::kSysfs) return ErrnoError("mount {}", plan.type);
       UniqueFd tree = TRY(CloneTree(AT_FDCWD, "/sys", true));
       return AttachTree(tree.get(), target.get(), plan);
@@ -191,14 +209,17 @@ class RootfsMaker {
     UniqueFd target = TRY(sys::MakeDirInRoot(root_.get(), plan.destination, 0755));
     if (options_.cgroup_v2) {
       if (plan_.new_cgroup_namespace) {
-        if (mount("cgroup", FdPath(target.get()).c_str(), "cgroup2", plan.flags, nullptr) != 0) return ErrnoError("mount cgroup2");
+        if (mount("cgroup", FdPath(target.get()).c_str(), "cgroup2", plan.flags, nullptr) != 0)
+          return ErrnoError("mount cgroup2");
         return {};
       }
       if (options_.cgroups.empty()) return {};
       UniqueFd tree = TRY(CloneTree(AT_FDCWD, options_.cgroups[0].path, false));
       return AttachTree(tree.get(), target.get(), plan);
     }
-    if (mount("tmpfs", FdPath(target.get()).c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=64k") != 0) return ErrnoError("mount tmpfs");
+    if (mount("tmpfs", FdPath(target.get()).c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755,size=64k") !=
+        0)
+      return ErrnoError("mount tmpfs");
     UniqueFd top = TRY(sys::OpenInRoot(root_.get(), plan.destination, O_PATH | O_DIRECTORY));
     for (const auto& hierarchy : options_.cgroups) {
       std::string name = sys::SplitPath(hierarchy.mount_point).second;
@@ -208,7 +229,8 @@ class RootfsMaker {
       TRY(AttachTree(tree.get(), at.get(), plan));
       for (const auto& controller : hierarchy.controllers) {
         bool alias = hierarchy.controllers.size() > 1 && controller != name;
-        if (alias && symlinkat(name.c_str(), top.get(), controller.c_str()) != 0 && errno != EEXIST) return ErrnoError("link controller {}", controller);
+        if (alias && symlinkat(name.c_str(), top.get(), controller.c_str()) != 0 && errno != EEXIST)
+          return ErrnoError("link controller {}", controller);
       }
     }
     return SetAttributes(top.get(), plan.flags & MS_RDONLY, 0, false);
@@ -229,7 +251,8 @@ class RootfsMaker {
     if (!old) return ErrnoError("open the old root");
     if (syscall(SYS_pivot_root, ".", ".") != 0) return ErrnoError("pivot_root to '{}'", plan_.root_path);
     // So that the detaching is not seen on the host.
-    if (fchdir(old.get()) != 0 || mount(nullptr, ".", nullptr, MS_SLAVE | MS_REC, nullptr) != 0 || umount2(".", MNT_DETACH) != 0) {
+    if (fchdir(old.get()) != 0 || mount(nullptr, ".", nullptr, MS_SLAVE | MS_REC, nullptr) != 0 ||
+        umount2(".", MNT_DETACH) != 0) {
       return ErrnoError("detach the old root");
     }
     if (chdir("/") != 0) return ErrnoError("enter the new root");
@@ -253,7 +276,8 @@ Result<PreparedTrees> PrepareTrees(const Plan& plan) {
     prepared.binds.emplace_back();
     if (mount.kind != MountKind::kBind) continue;
     auto tree = CloneTree(AT_FDCWD, mount.source, mount.recursive);
-    if (!tree) return std::move(tree.error()).Within(fmt::format("mount '{}' on '{}'", mount.source, mount.destination));
+    if (!tree)
+      return std::move(tree.error()).Within(fmt::format("mount '{}' on '{}'", mount.source, mount.destination));
     prepared.binds.back() = std::move(*tree);
   }
   if (!plan.root_mounts.empty()) TRY(MountRoot(plan));

@@ -32,8 +32,8 @@ struct RootfsOptions {
   bool cgroup_v2 = false;
   int shm_fd = -1;
   uint16_t console_width = 0, console_height = 0;
-  PreparedTrees* prepared = nullptr;        // null: the child opens what it needs
-  std::function<Result<>()> before_pivot;   // createContainer hooks; may be empty
+  PreparedTrees* prepared = nullptr;       // null: the child opens what it needs
+  std::function<Result<>()> before_pivot;  // createContainer hooks; may be empty
 };
 
 // Mounts the root and clones all bind sources. The caller has a mount namespace of its own that it gives up afterwards.

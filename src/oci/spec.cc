@@ -14,13 +14,47 @@ namespace caisson::oci {
 namespace {
 
 // capabilities(7), in the order of their numbers (linux/capability.h).
-constexpr std::array<std::string_view, 41> kCapabilities = {
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
-    "CHECKPOINT_RESTORE"};
+constexpr std::array<std::string_view, 41> kCapabilities = {"CHOWN",
+                                                            "DAC_OVERRIDE",
+                                                            "DAC_READ_SEARCH",
+                                                            "FOWNER",
+                                                            "FSETID",
+                                                            "KILL",
+                                                            "SETGID",
+                                                            "SETUID",
+                                                            "SETPCAP",
+                                                            "LINUX_IMMUTABLE",
+                                                            "NET_BIND_SERVICE",
+                                                            "NET_BROADCAST",
+                                                            "NET_ADMIN",
+                                                            "NET_RAW",
+                                                            "IPC_LOCK",
+                                                            "IPC_OWNER",
+                                                            "SYS_MODULE",
+                                                            "SYS_RAWIO",
+                                                            "SYS_CHROOT",
+                                                            "SYS_PTRACE",
+                                                            "SYS_PACCT",
+                                                            "SYS_ADMIN",
+                                                            "SYS_BOOT",
+                                                            "SYS_NICE",
+                                                            "SYS_RESOURCE",
+                                                            "SYS_TIME",
+                                                            "SYS_TTY_CONFIG",
+                                                            "MKNOD",
+                                                            "LEASE",
+                                                            "AUDIT_WRITE",
+                                                            "AUDIT_CONTROL",
+                                                            "SETFCAP",
+                                                            "MAC_OVERRIDE",
+                                                            "MAC_ADMIN",
+                                                            "SYSLOG",
+                                                            "WAKE_ALARM",
+                                                            "BLOCK_SUSPEND",
+                                                            "AUDIT_READ",
+                                                            "PERFMON",
+                                                            "BPF",
+                                                            "CHECKPOINT_RESTORE"};
 
 struct NamedNumber {
   std::string_view name;
@@ -28,24 +62,26 @@ struct NamedNumber {
 };
 
 constexpr NamedNumber kRlimits[] = {
-    {"RLIMIT_AS", RLIMIT_AS}, {"RLIMIT_CORE", RLIMIT_CORE}, {"RLIMIT_CPU", RLIMIT_CPU}, {"RLIMIT_DATA", RLIMIT_DATA},
-    {"RLIMIT_FSIZE", RLIMIT_FSIZE}, {"RLIMIT_LOCKS", RLIMIT_LOCKS}, {"RLIMIT_MEMLOCK", RLIMIT_MEMLOCK},
-    {"RLIMIT_MSGQUEUE", RLIMIT_MSGQUEUE}, {"RLIMIT_NICE", RLIMIT_NICE}, {"RLIMIT_NOFILE", RLIMIT_NOFILE},
-    {"RLIMIT_NPROC", RLIMIT_NPROC}, {"RLIMIT_RSS", RLIMIT_RSS}, {"RLIMIT_RTPRIO", RLIMIT_RTPRIO},
-    {"RLIMIT_RTTIME", RLIMIT_RTTIME}, {"RLIMIT_SIGPENDING", RLIMIT_SIGPENDING}, {"RLIMIT_STACK", RLIMIT_STACK}};
+    {"RLIMIT_AS", RLIMIT_AS},           {"RLIMIT_CORE", RLIMIT_CORE},         {"RLIMIT_CPU", RLIMIT_CPU},
+    {"RLIMIT_DATA", RLIMIT_DATA},       {"RLIMIT_FSIZE", RLIMIT_FSIZE},       {"RLIMIT_LOCKS", RLIMIT_LOCKS},
+    {"RLIMIT_MEMLOCK", RLIMIT_MEMLOCK}, {"RLIMIT_MSGQUEUE", RLIMIT_MSGQUEUE}, {"RLIMIT_NICE", RLIMIT_NICE},
+    {"RLIMIT_NOFILE", RLIMIT_NOFILE},   {"RLIMIT_NPROC", RLIMIT_NPROC},       {"RLIMIT_RSS", RLIMIT_RSS},
+    {"RLIMIT_RTPRIO", RLIMIT_RTPRIO},   {"RLIMIT_RTTIME", RLIMIT_RTTIME},     {"RLIMIT_SIGPENDING", RLIMIT_SIGPENDING},
+    {"RLIMIT_STACK", RLIMIT_STACK}};
 
 constexpr NamedNumber kIoClasses[] = {{"IOPRIO_CLASS_RT", 1}, {"IOPRIO_CLASS_BE", 2}, {"IOPRIO_CLASS_IDLE", 3}};
 
-constexpr NamedNumber kPolicies[] = {{"SCHED_OTHER", 0}, {"SCHED_FIFO", 1}, {"SCHED_RR", 2}, {"SCHED_BATCH", 3},
-                                     {"SCHED_ISO", 4}, {"SCHED_IDLE", 5}, {"SCHED_DEADLINE", 6}};
+constexpr NamedNumber kPolicies[] = {{"SCHED_OTHER", 0}, {"SCHED_FIFO", 1}, {"SCHED_RR", 2},      {"SCHED_BATCH", 3},
+                                     {"SCHED_ISO", 4},   {"SCHED_IDLE", 5}, {"SCHED_DEADLINE", 6}};
 
-constexpr NamedNumber kSchedulerFlags[] = {
-    {"SCHED_FLAG_RESET_ON_FORK", 1}, {"SCHED_FLAG_RECLAIM", 2}, {"SCHED_FLAG_DL_OVERRUN", 4}, {"SCHED_FLAG_KEEP_POLICY", 8},
-    {"SCHED_FLAG_KEEP_PARAMS", 16}, {"SCHED_FLAG_UTIL_CLAMP_MIN", 32}, {"SCHED_FLAG_UTIL_CLAMP_MAX", 64}};
+constexpr NamedNumber kSchedulerFlags[] = {{"SCHED_FLAG_RESET_ON_FORK", 1},  {"SCHED_FLAG_RECLAIM", 2},
+                                           {"SCHED_FLAG_DL_OVERRUN", 4},     {"SCHED_FLAG_KEEP_POLICY", 8},
+                                           {"SCHED_FLAG_KEEP_PARAMS", 16},   {"SCHED_FLAG_UTIL_CLAMP_MIN", 32},
+                                           {"SCHED_FLAG_UTIL_CLAMP_MAX", 64}};
 
-constexpr NamedNumber kNamespaces[] = {{"mount", CLONE_NEWNS}, {"pid", CLONE_NEWPID}, {"network", CLONE_NEWNET},
-                                       {"ipc", CLONE_NEWIPC}, {"uts", CLONE_NEWUTS}, {"user", CLONE_NEWUSER},
-                                       {"cgroup", CLONE_NEWCGROUP}, {"time", 0x80 /* CLONE_NEWTIME */}};
+constexpr NamedNumber kNamespaces[] = {
+    {"mount", CLONE_NEWNS}, {"pid", CLONE_NEWPID},   {"network", CLONE_NEWNET},   {"ipc", CLONE_NEWIPC},
+    {"uts", CLONE_NEWUTS},  {"user", CLONE_NEWUSER}, {"cgroup", CLONE_NEWCGROUP}, {"time", 0x80 /* CLONE_NEWTIME */}};
 
 Result<int> Lookup(const NamedNumber* begin, const NamedNumber* end, std::string_view name, const std::string& path) {
   auto found = std::find_if(begin, end, [&](const NamedNumber& entry) { return entry.name == name; });
@@ -75,10 +111,12 @@ Result<> ReadSchedule(const JsonReader& reader, ProcessSpec* process) {
     std::vector<std::string> flags;
     auto& scheduler = process->scheduler.emplace();
     TRY(item.Read("policy", &name));
-    scheduler.policy = static_cast<uint32_t>(TRY(Lookup(std::begin(kPolicies), std::end(kPolicies), name, item.At("policy"))));
+    scheduler.policy =
+        static_cast<uint32_t>(TRY(Lookup(std::begin(kPolicies), std::end(kPolicies), name, item.At("policy"))));
     TRY(item.Read("flags", &flags));
     for (const auto& flag : flags) {
-      scheduler.flags |= static_cast<uint64_t>(TRY(Lookup(std::begin(kSchedulerFlags), std::end(kSchedulerFlags), flag, item.At("flags"))));
+      scheduler.flags |= static_cast<uint64_t>(
+          TRY(Lookup(std::begin(kSchedulerFlags), std::end(kSchedulerFlags), flag, item.At("flags"))));
     }
     TRY(item.Read("nice", &scheduler.nice));
     TRY(item.Read("priority", &scheduler.priority));
@@ -244,7 +282,8 @@ Result<> ReadResources(const JsonReader& reader, Resources* resources) {
   TRY(ReadDeviceRules(reader, resources));
   TRY(ReadMemoryAndCpu(reader, resources));
   TRY(reader.Object("pids", [&](const JsonReader& item) { return item.Read("limit", &resources->pids_limit); }));
-  TRY(reader.Object("blockIO", [&](const JsonReader& item) { return ReadBlockIo(item, &resources->block_io.emplace()); }));
+  TRY(reader.Object("blockIO",
+                    [&](const JsonReader& item) { return ReadBlockIo(item, &resources->block_io.emplace()); }));
   TRY(reader.EachObject("hugepageLimits", [&](const JsonReader& item) -> Result<> {
     Resources::HugepageLimit limit;
     TRY(item.Read("pageSize", &limit.page_size));
@@ -263,6 +302,16 @@ Result<> ReadResources(const JsonReader& reader, Resources* resources) {
       return {};
     });
   }));
+  if (const Json* rdma = reader.Find("rdma")) {
+    if (!rdma->is_object()) return reader.Wrong("rdma", "an object");
+    for (const auto& [name, item] : rdma->items()) {
+      if (!item.is_object())
+        return MakeError(Code::kInvalidArgument, "{}.{} is not an object", reader.At("rdma"), name);
+      JsonReader limits(item, reader.At("rdma") + "." + name);
+      TRY(limits.Read("hcaHandles", &resources->rdma[name].hca_handles));
+      TRY(limits.Read("hcaObjects", &resources->rdma[name].hca_objects));
+    }
+  }
   return reader.Read("unified", &resources->unified);
 }
 
@@ -277,7 +326,8 @@ Result<> ReadDevices(const JsonReader& reader, std::vector<DeviceNode>* devices)
     TRY(item.Read("fileMode", &node.mode));
     TRY(item.Read("uid", &node.uid));
     TRY(item.Read("gid", &node.gid));
-    if (type.size() != 1 || std::string_view("bcup").find(type) == std::string_view::npos) return item.Wrong("type", "b, c, u or p");
+    if (type.size() != 1 || std::string_view("bcup").find(type) == std::string_view::npos)
+      return item.Wrong("type", "b, c, u or p");
     if (node.path.empty() || node.path[0] != '/') return item.Wrong("path", "an absolute path");
     node.type = type[0];
     devices->push_back(std::move(node));
@@ -358,7 +408,8 @@ const NamespaceSpec* Spec::FindNamespace(int flag) const {
 Result<int> CapabilityNumber(std::string_view name) {
   std::string_view bare = name.starts_with("CAP_") ? name.substr(4) : name;
   auto found = std::find(kCapabilities.begin(), kCapabilities.end(), bare);
-  if (found == kCapabilities.end()) return MakeError(Code::kInvalidArgument, "unknown capability '{}'", name.substr(0, 64));
+  if (found == kCapabilities.end())
+    return MakeError(Code::kInvalidArgument, "unknown capability '{}'", name.substr(0, 64));
   return static_cast<int>(found - kCapabilities.begin());
 }
 

@@ -39,13 +39,14 @@ constexpr int kMaxLinks = 40;  // as the kernel (path_resolution(7))
 Result<std::string> LinkTarget(int folder_fd, const std::string& folder, const std::string& leaf) {
   char target[limits::kPathBytes];
   ssize_t length = readlinkat(folder_fd, leaf.c_str(), target, sizeof target);
-  if (length <= 0 || length == static_cast<ssize_t>(sizeof target)) return ErrnoError("follow '{}/{}' in the root", folder, leaf);
+  if (length <= 0 || length == static_cast<ssize_t>(sizeof target))
+    return ErrnoError("follow '{}/{}' in the root", folder, leaf);
   std::string text(target, static_cast<size_t>(length));
   return text[0] == '/' ? text : folder + "/" + text;
 }
 
-// Makes folders one by one; each is resolved anew in the root, so that links are followed as the container would. What a
-// dangling link names is made as well: images have them (/etc/resolv.conf to ../run/…).
+// Makes folders one by one; each is resolved anew in the root, so that links are followed as the container would. What
+// a dangling link names is made as well: images have them (/etc/resolv.conf to ../run/…).
 Result<UniqueFd> MakeDirs(int root_fd, const std::string& path, mode_t mode, int links) {
   if (links > kMaxLinks) return SysError(ELOOP, fmt::format("make folder '{}' in the root", path));
   std::string done = "/";
@@ -100,7 +101,9 @@ Result<UniqueFd> MakeDirInRoot(int root_fd, const std::string& path, mode_t mode
   return MakeDirs(root_fd, path, mode, 0);
 }
 
-Result<UniqueFd> MakeFileInRoot(int root_fd, const std::string& path, mode_t mode) { return MakeFile(root_fd, path, mode, 0); }
+Result<UniqueFd> MakeFileInRoot(int root_fd, const std::string& path, mode_t mode) {
+  return MakeFile(root_fd, path, mode, 0);
+}
 
 std::string FdPath(int fd) { return fmt::format("/proc/self/fd/{}", fd); }
 

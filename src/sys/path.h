@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Paths inside a root that a stranger controls. Every resolution is by openat2(2) with RESOLVE_IN_ROOT (a link, absolute
-// or with "..", stays inside) and without magic links; the result is a descriptor, so nothing can be swapped afterwards.
+// Paths inside a root that a stranger controls. Every resolution is by openat2(2) with RESOLVE_IN_ROOT (a link,
+// absolute or with "..", stays inside) and without magic links; the result is a descriptor, so nothing can be swapped
+// afterwards.
 #pragma once
 
 #include <sys/types.h>

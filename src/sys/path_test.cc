@@ -27,7 +27,9 @@ class Path : public ::testing::Test {
     fd_ = UniqueFd(open(root_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   }
   void TearDown() override { fs::remove_all(top_); }
-  static std::string NameOf(const Result<UniqueFd>& fd) { return fd ? fs::read_symlink(FdPath(fd->get())).string() : fd.error().message; }
+  static std::string NameOf(const Result<UniqueFd>& fd) {
+    return fd ? fs::read_symlink(FdPath(fd->get())).string() : fd.error().message;
+  }
 
   std::string top_, root_, outside_;
   UniqueFd fd_;

@@ -15,7 +15,8 @@ namespace caisson::sys {
 
 Result<UniqueFd> OpenSealedProgram(const std::string& path) {
   auto [folder, name] = SplitPath(path);
-  UniqueFd tree(static_cast<int>(syscall(SYS_open_tree, AT_FDCWD, folder.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
+  UniqueFd tree(
+      static_cast<int>(syscall(SYS_open_tree, AT_FDCWD, folder.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
   if (!tree) return ErrnoError("bind folder '{}'", folder);
   mount_attr attributes{};
   attributes.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;

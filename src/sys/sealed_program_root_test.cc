@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "sys/sealed_program.h"
-
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mount.h>
@@ -12,6 +10,7 @@
 #include <filesystem>
 
 #include "sys/path.h"
+#include "sys/sealed_program.h"
 
 namespace caisson::sys {
 namespace {
@@ -45,7 +44,8 @@ TEST_F(SealedProgram, RunsButCannotBeWritten) {
   }
   // It has run execve when its end of the pipe's close-on-exec has worked: wait for the exe to be the copy.
   std::string exe = "/proc/" + std::to_string(pid) + "/exe";
-  struct stat ours {}, its {};
+  struct stat ours {
+  }, its{};
   ASSERT_EQ(stat((folder_ + "/cat").c_str(), &ours), 0);
   while (stat(exe.c_str(), &its) == 0 && its.st_ino != ours.st_ino) sched_yield();
   program->Reset();  // the mount lives on by the process alone

@@ -156,8 +156,8 @@ std::string HomeOf(uint32_t uid, std::string_view passwd) {
 }
 
 Result<std::string> ReadUserFile(int root_fd, const char* path) {
-  // O_NONBLOCK: it may be a FIFO. O_PATH first would not help: opening a device can act, but images hold no devices that
-  // the container may use.
+  // O_NONBLOCK: it may be a FIFO. O_PATH first would not help: opening a device can act, but images hold no devices
+  // that the container may use.
   auto file = OpenInRoot(root_fd, path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
   if (!file) {
     int err = file.error().sys_errno;

@@ -101,8 +101,8 @@ TEST(User, RunAsGroupKeepsMembershipsUnlessStrict) {
 }
 
 TEST(User, HostileWordsAreRefused) {
-  for (const char* bad : {"4294967296", "2147483648", "99999999999:0", "0:99999999999", "-1", "+0", "0:-1", "a b", "a\nb", ":0", "0:",
-                          "../root", "18446744073709551616"}) {
+  for (const char* bad : {"4294967296", "2147483648", "99999999999:0", "0:99999999999", "-1", "+0", "0:-1", "a b",
+                          "a\nb", ":0", "0:", "../root", "18446744073709551616"}) {
     auto user = Resolve(bad);
     ASSERT_FALSE(user) << bad;
     EXPECT_EQ(user.error().code, Code::kInvalidArgument) << bad << ": " << user.error().message;
@@ -118,7 +118,8 @@ TEST(User, HomeThatIsRelativeIsNone) { EXPECT_EQ(HomeOf(7, kPasswd), "/"); }
 
 TEST(User, GroupsAreBounded) {
   std::string group;
-  for (size_t i = 0; i <= limits::kUserGroups; ++i) group += "g" + std::to_string(i) + ":x:" + std::to_string(i) + ":app\n";
+  for (size_t i = 0; i <= limits::kUserGroups; ++i)
+    group += "g" + std::to_string(i) + ":x:" + std::to_string(i) + ":app\n";
   UserRequest request;
   request.user = "app";
   auto user = ResolveUserIn(kPasswd, group, request);
