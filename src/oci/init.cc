@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/keyctl.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
@@ -41,6 +42,14 @@ void ResetSignals() {
   sigprocmask(SIG_SETMASK, &none, nullptr);
 }
 
+// Keys of the launcher's session are not the container's (session-keyring(7)).
+Result<> LeaveSessionKeyring() {
+  if (syscall(SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, nullptr) >= 0) return {};
+  // No keyrings in this kernel, or none for us: then there is nothing to share either.
+  if (errno == ENOSYS || errno == EPERM || errno == EACCES) return {};
+  return ErrnoError("make a session keyring");
+}
+
 Result<> JoinCgroups(const std::vector<int>& fds) {
   for (int fd : fds) {
     if (write(fd, "0", 1) != 1) return ErrnoError("join the container's cgroup");
@@ -48,14 +57,21 @@ Result<> JoinCgroups(const std::vector<int>& fds) {
   return {};
 }
 
-Result<> SetStdio(const Stdio& stdio) {
+// The host's null device, for stdio that the caller did not give: a container's may be anything.
+Result<UniqueFd> OpenNull(const Stdio& stdio) {
+  if (stdio.in && stdio.out && stdio.err) return UniqueFd();
+  UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+  if (!null) return ErrnoError("open /dev/null");
+  return null;
+}
+
+Result<> SetStdio(const Stdio& stdio, int null) {
   const UniqueFd* ends[] = {&stdio.in, &stdio.out, &stdio.err};
   int from[3];
   for (int number = 0; number < 3; ++number) {
     // Above the three, so that no dup2 hits one that is still to be read. Closed with all others later.
-    int end = ends[number]->get();
-    from[number] = end >= 0 ? fcntl(end, F_DUPFD_CLOEXEC, 3) : open("/dev/null", O_RDWR | O_CLOEXEC);
-    if (from[number] < 0) return ErrnoError("get '{}' for descriptor {}", end >= 0 ? "pipe" : "/dev/null", number);
+    from[number] = fcntl(*ends[number] ? ends[number]->get() : null, F_DUPFD_CLOEXEC, 3);
+    if (from[number] < 0) return ErrnoError("duplicate a pipe for descriptor {}", number);
   }
   for (int number = 0; number < 3; ++number) {
     if (dup2(from[number], number) < 0) return ErrnoError("set up descriptor {}", number);
@@ -134,11 +150,13 @@ Result<> Begin(const ProcessSpec& process, const std::vector<int>& cgroup_join_f
   if (persona && personality(*persona) < 0) return ErrnoError("set the personality");
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   if (setsid() < 0 && errno != EPERM) return ErrnoError("setsid");
+  TRY(LeaveSessionKeyring());
   return JoinCgroups(cgroup_join_fds);
 }
 
-// From the container's root to all but execve. `pty` is valid for a process with a terminal.
-Result<Program> BecomeProgram(ProcessSpec* process, const Stdio& stdio, Pty pty, const SeccompFilter* filter,
+// From the container's root to all but execve. `null` is closed here, like all others. `pty` is valid for a process
+// with a terminal.
+Result<Program> BecomeProgram(ProcessSpec* process, const Stdio& stdio, int null, Pty pty, const SeccompFilter* filter,
                               int control, bool die_with_parent) {
   UniqueFd root(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!root) return ErrnoError("open the container's root");
@@ -149,7 +167,7 @@ Result<Program> BecomeProgram(ProcessSpec* process, const Stdio& stdio, Pty pty,
     TRY(SetTerminal(pty.slave.get(), process->uid));
     TRY(SendSignal(control, Signal::kConsole, pty.master.get()));
   } else {
-    TRY(SetStdio(stdio));
+    TRY(SetStdio(stdio, null));
     GiveStdio(process->uid);
   }
   // The owners of what is closed here are never destroyed: this process ends in execve or _exit.
@@ -182,6 +200,7 @@ int HostPid() {
 Result<Program> PrepareInit(const InitOptions& options, ProcessSpec* process, PreparedTrees* prepared) {
   const Plan& plan = options.plan;
   const CreateOptions& create = options.create;
+  UniqueFd null = TRY(OpenNull(create.stdio));
   // After the group is joined: the namespace's root is where its maker is (cgroup_namespaces(7)).
   if (plan.new_cgroup_namespace && unshare(CLONE_NEWCGROUP) != 0) return ErrnoError("make a cgroup namespace");
   TRY(SetNames(plan));
@@ -200,7 +219,7 @@ Result<Program> PrepareInit(const InitOptions& options, ProcessSpec* process, Pr
   }
   Pty pty = TRY(EnterRootfs(rootfs));
   Program program = TRY(
-      BecomeProgram(process, create.stdio, std::move(pty), options.filter, options.control, create.die_with_parent));
+      BecomeProgram(process, create.stdio, null.Release(), std::move(pty), options.filter, options.control, create.die_with_parent));
   Ids ids = {process->uid, process->gid};
   ids.insert(ids.end(), process->additional_gids.begin(), process->additional_gids.end());
   TRY(SendReady(options.control, ids));
@@ -258,13 +277,14 @@ Result<> Outer(const InitOptions& options, PreparedTrees* prepared) {
 
 Result<Program> PrepareExec(const ExecInit& options, ProcessSpec* process) {
   TRY(Begin(*process, options.cgroup_join_fds, options.personality));
+  UniqueFd null = TRY(OpenNull(options.exec.stdio));
   if (setns(options.init_pidfd, options.namespace_flags) != 0) return ErrnoError("join the container's namespaces");
   Pty pty;
   if (process->terminal) {
     UniqueFd root(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
     pty = TRY(OpenPty(root.get(), process->console_width, process->console_height));
   }
-  return BecomeProgram(process, options.exec.stdio, std::move(pty), options.filter, options.control,
+  return BecomeProgram(process, options.exec.stdio, null.Release(), std::move(pty), options.filter, options.control,
                        options.die_with_parent);
 }
 

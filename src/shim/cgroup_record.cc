@@ -40,7 +40,10 @@ Result<> CleanUp(const std::string& bundle) {
     options.systemd = line.substr(0, space) == "systemd";
     options.path = std::string(line.substr(space + 1));
     auto cgroup = oci::Cgroup::Open(options);
-    if (!cgroup) continue;  // gone
+    if (!cgroup) {
+      if (cgroup.error().code != Code::kNotFound && first) first = std::move(cgroup.error());
+      continue;
+    }
     auto deleted = (*cgroup)->Delete(Deadline::After(kDeleteMillis));
     if (!deleted && first) first = std::move(deleted);
   }

@@ -2,21 +2,27 @@
 //
 // containerd-shim-caisson-v2: the companion, one process per pod.
 //
-//   containerd-shim-caisson-v2 serve --id POD --listen-fd N [--seccomp-cache DIR]
-//     serves the pod on an already listening unix socket until it is shut down; started by caissond.
+//   containerd-shim-caisson-v2 serve --id POD --listen-fd N [--log-fd N] [--seccomp-cache DIR]
+//     serves the pod on an already listening unix socket until it is shut down, or gets SIGTERM; started by caissond.
 //   containerd-shim-caisson-v2 cleanup --id POD --bundle DIR
 //     after the companion's sudden death: ends and removes what it left.
 #include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <climits>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <string>
 
+#include "base/id.h"
 #include "base/log.h"
 #include "base/strings.h"
 #include "shim/cgroup_record.h"
@@ -30,55 +36,99 @@ namespace caisson::shim {
 namespace {
 
 constexpr char kUsage[] =
-    "usage: containerd-shim-caisson-v2 serve --id POD --listen-fd N [--seccomp-cache DIR]\n"
+    "usage: containerd-shim-caisson-v2 serve --id POD --listen-fd N [--log-fd N] [--seccomp-cache DIR]\n"
     "       containerd-shim-caisson-v2 cleanup --id POD --bundle DIR\n"
     "The companion of one pod of Caisson; caissond starts it.\n";
+constexpr int64_t kStopMillis = 10'000;
+
+using Flags = std::map<std::string, std::string>;
 
 // "--name value" pairs after the verb.
-Result<std::map<std::string, std::string>> ParseFlags(int argc, char** argv) {
-  std::map<std::string, std::string> flags;
+Result<Flags> ParseFlags(int argc, char** argv, std::initializer_list<const char*> known) {
+  Flags flags;
   for (int i = 2; i < argc; i += 2) {
-    if (std::strncmp(argv[i], "--", 2) != 0 || i + 1 >= argc) return MakeError(Code::kInvalidArgument, "flag '{}' has no value", argv[i]);
+    bool good = std::strncmp(argv[i], "--", 2) == 0 &&
+                std::any_of(known.begin(), known.end(), [&](const char* name) { return std::strcmp(name, argv[i] + 2) == 0; });
+    if (!good) return MakeError(Code::kInvalidArgument, "unknown flag '{}' (try --help)", argv[i]);
+    if (i + 1 >= argc) return MakeError(Code::kInvalidArgument, "flag '{}' has no value", argv[i]);
     flags[argv[i] + 2] = argv[i + 1];
   }
+  if (!IsSafeName(flags["id"])) return MakeError(Code::kInvalidArgument, "'--id {}' is no pod's id", flags["id"]);
   return flags;
 }
 
-Result<> Serve(std::map<std::string, std::string>& flags) {
-  int listener = static_cast<int>(TRY(ParseUint64(flags["listen-fd"])));
-  if (flags["id"].empty()) return MakeError(Code::kInvalidArgument, "serve needs --id");
-  if (fcntl(listener, F_SETFD, FD_CLOEXEC) != 0) return ErrnoError("descriptor {} to listen on", listener);
-  fcntl(listener, F_SETFL, fcntl(listener, F_GETFL) | O_NONBLOCK);
-  // Its memory is paid once per pod: one arena, and what was freed goes back early.
-  mallopt(M_ARENA_MAX, 1);
-  mallopt(M_TRIM_THRESHOLD, 64 << 10);
-  mallopt(M_MMAP_THRESHOLD, 64 << 10);
-  prctl(PR_SET_NAME, "caisson-shim", 0, 0, 0);
-  signal(SIGPIPE, SIG_IGN);
+// A descriptor that was handed to us; nothing of ours inherits it.
+Result<int> TakeDescriptor(const std::string& number) {
+  uint64_t fd = TRY(ParseUint64(number));
+  if (fd > INT_MAX || fcntl(static_cast<int>(fd), F_SETFD, FD_CLOEXEC) != 0) {
+    return MakeError(Code::kInvalidArgument, "'{}' is no open descriptor", number);
+  }
+  return static_cast<int>(fd);
+}
 
+// Its memory is paid once per pod: one arena, and what was freed goes back early.
+void SaveMemory() {
+  mallopt(M_ARENA_MAX, 1);
+  mallopt(M_TRIM_THRESHOLD, 32 << 10);
+  mallopt(M_TOP_PAD, 0);
+  mallopt(M_MMAP_THRESHOLD, 64 << 10);
+}
+
+// SIGTERM and SIGINT on the loop; children get their own mask back (oci).
+Result<UniqueFd> WatchSignals(sys::EventLoop* loop, std::function<void()> on_end) {
+  signal(SIGPIPE, SIG_IGN);
+  signal(SIGHUP, SIG_IGN);
+  sigset_t ends;
+  sigemptyset(&ends);
+  sigaddset(&ends, SIGTERM);
+  sigaddset(&ends, SIGINT);
+  if (sigprocmask(SIG_BLOCK, &ends, nullptr) != 0) return ErrnoError("block SIGTERM");
+  UniqueFd fd(signalfd(-1, &ends, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!fd) return ErrnoError("signalfd");
+  TRY(loop->Watch(fd.get(), EPOLLIN, [raw = fd.get(), on_end = std::move(on_end)](uint32_t) {
+    signalfd_siginfo info;
+    if (read(raw, &info, sizeof info) == sizeof info) on_end();
+  }));
+  return fd;
+}
+
+Result<> Serve(Flags flags) {
+  UniqueFd listener(TRY(TakeDescriptor(flags["listen-fd"])));
+  fcntl(listener.get(), F_SETFL, fcntl(listener.get(), F_GETFL) | O_NONBLOCK);
+  if (!flags["log-fd"].empty()) log::SetFd(TRY(TakeDescriptor(flags["log-fd"])));
+  SaveMemory();
+  prctl(PR_SET_NAME, "caisson-shim", 0, 0, 0);
   auto loop = TRY(sys::EventLoop::Create());
   auto tasks = TRY(task::Tasks::Create(loop.get()));
-  // The answer to the request that ends us is written first.
-  auto shutdown = [&loop] { loop->After(1, [&loop] { loop->Stop(); }); };
+  // Not before the answer to the request that ends us is written.
+  auto shutdown = [&loop] { loop->Post([&loop] { loop->Stop(); }); };
   NativePod pod(flags["id"], flags["seccomp-cache"], tasks.get(), shutdown);
   auto server = ttrpc::Server::Create(loop.get());
   pod.Register(server.get());
   task::RegisterTaskService(server.get(), tasks.get(), shutdown);
   task::RegisterPodService(server.get(), tasks.get());
-  TRY(server->Listen(UniqueFd(listener)));
-  return loop->Run();
+  UniqueFd signals = TRY(WatchSignals(loop.get(), [&] {
+    auto stopped = pod.Stop(kStopMillis);
+    if (!stopped) log::Error("stop pod {}: {}", pod.id(), stopped.error().message);
+    shutdown();
+  }));
+  TRY(server->Listen(std::move(listener)));
+  flags.clear();
+  auto done = loop->Run();
+  loop->Unwatch(signals.get());
+  return done;
 }
 
 Result<> Run(int argc, char** argv) {
-  std::string verb = argc > 1 ? argv[1] : "--help";
+  std::string_view verb = argc > 1 ? argv[1] : "--help";
   if (verb == "--help" || verb == "-h" || verb == "help") {
     std::fputs(kUsage, stdout);
     return {};
   }
-  auto flags = TRY(ParseFlags(argc, argv));
-  if (verb == "serve") return Serve(flags);
+  if (verb == "serve") return Serve(TRY(ParseFlags(argc, argv, {"id", "listen-fd", "log-fd", "seccomp-cache"})));
   if (verb == "cleanup") {
-    if (flags["bundle"].empty()) return MakeError(Code::kInvalidArgument, "cleanup needs --bundle");
+    auto flags = TRY(ParseFlags(argc, argv, {"id", "bundle"}));
+    if (!flags["bundle"].starts_with('/')) return MakeError(Code::kInvalidArgument, "cleanup needs --bundle with an absolute path");
     return CleanUp(flags["bundle"]);
   }
   return MakeError(Code::kInvalidArgument, "unknown verb '{}' (try --help)", verb);

@@ -3,20 +3,17 @@
 
 #include <fcntl.h>
 #include <sched.h>
-#include <signal.h>
+#include <sys/epoll.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <utility>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "containerd/sandbox.pb.h"
-#include "oci/clone.h"
 #include "shim/cgroup_record.h"
 #include "sys/sysctl.h"
 
@@ -27,33 +24,6 @@ namespace v1 = containerd::runtime::sandbox::v1;
 
 constexpr int64_t kStopMillis = 10'000;
 constexpr int64_t kDefaultShmBytes = 64 << 20;
-
-// PID 1 of a shared PID namespace: the kernel gives it every orphan of the pod, it reaps them and does nothing else.
-// Signals from inside the namespace that it does not handle do not reach it (pid_namespaces(7)).
-[[noreturn]] void RunReaper() {
-  prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-  prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
-  prctl(PR_SET_NAME, "caisson-reaper", 0, 0, 0);
-  syscall(SYS_close_range, 0u, ~0u, 0u);
-  setsid();
-  sigset_t children;
-  sigemptyset(&children);
-  sigaddset(&children, SIGCHLD);
-  sigprocmask(SIG_BLOCK, &children, nullptr);
-  for (;;) {
-    siginfo_t info;
-    while (waitid(P_ALL, 0, &info, WEXITED | WNOHANG) == 0 && info.si_pid != 0) info.si_pid = 0;
-    sigwaitinfo(&children, nullptr);
-  }
-}
-
-Result<> WriteSysctl(const std::string& name, const std::string& value) {
-  std::string path = "/proc/sys/" + name;
-  if (name.find('/') == std::string::npos) std::replace(path.begin() + 10, path.end(), '.', '/');
-  UniqueFd file(open(path.c_str(), O_WRONLY | O_CLOEXEC));
-  if (!file || write(file.get(), value.data(), value.size()) < 0) return ErrnoError("set sysctl '{}' to '{}'", name, value);
-  return {};
-}
 
 void SetTime(int64_t nanos, wkt::Timestamp* time) {
   time->set_seconds(nanos / kNanosPerSecond);
@@ -75,12 +45,6 @@ Result<> NativePod::EnterNamespaces(const std::string& netns_path, const pod::v1
   if (!options.hostname().empty() && sethostname(options.hostname().data(), options.hostname().size()) != 0) {
     return ErrnoError("set the pod's hostname '{}'", options.hostname());
   }
-  return {};
-}
-
-Result<> NativePod::WriteSysctls(const pod::v1::SandboxOptions& options) {
-  for (const auto& [name, value] : options.sysctls()) TRY(sys::CheckPodSysctl(name, value, options.host_network(), options.host_ipc()));
-  for (const auto& [name, value] : options.sysctls()) TRY(WriteSysctl(name, value));
   return {};
 }
 
@@ -107,11 +71,19 @@ Result<> NativePod::MakeShm(int64_t bytes) {
 }
 
 Result<> NativePod::Create(const std::string& bundle, const std::string& netns_path, const pod::v1::SandboxOptions& options) {
+  if (state_ == State::kFailed) return MakeError(Code::kFailedPrecondition, "pod sandbox '{}' has failed to be created", id_);
   if (state_ != State::kNone) return MakeError(Code::kAlreadyExists, "pod sandbox '{}' exists already", id_);
-  if (options.uid_maps_size() > 0) return MakeError(Code::kUnimplemented, "pod sandbox '{}': user namespaces are not supported yet", id_);
+  if (options.uid_maps_size() > 0 || options.gid_maps_size() > 0) {
+    return MakeError(Code::kUnimplemented, "pod sandbox '{}': user namespaces are not supported yet", id_);
+  }
+  if (!bundle.starts_with('/')) return MakeError(Code::kInvalidArgument, "pod sandbox '{}': its bundle '{}' is not absolute", id_, bundle);
+  for (const auto& [name, value] : options.sysctls()) {
+    TRY(sys::CheckPodSysctl(name, value, options.host_network(), options.host_ipc()));
+  }
   bundle_ = bundle;
+  state_ = State::kFailed;
   TRY(EnterNamespaces(netns_path, options));
-  TRY(WriteSysctls(options));
+  for (const auto& [name, value] : options.sysctls()) TRY(sys::WriteSysctl(name, value));
   if (!options.host_ipc()) TRY(MakeShm(options.shm_bytes()));
   share_pid_ = options.share_pid();
   task::TasksOptions tasks;
@@ -125,22 +97,34 @@ Result<> NativePod::Create(const std::string& bundle, const std::string& netns_p
   return {};
 }
 
-Result<> NativePod::StartReaper() {
-  auto cloned = TRY(oci::Clone(CLONE_NEWPID, -1));
-  if (cloned.pid == 0) RunReaper();
-  reaper_pid_ = cloned.pid;
-  reaper_pidfd_ = std::move(cloned.pidfd);
+Result<> NativePod::Start() {
+  if (state_ != State::kCreated) return MakeError(Code::kFailedPrecondition, "pod sandbox '{}' is not in the state 'created'", id_);
+  if (share_pid_) {
+    init_.emplace(TRY(PodInit::Start()));
+    TRY(tasks_->loop()->Watch(init_->pidfd(), EPOLLIN, [this](uint32_t) { OnInitDeath(); }));
+  }
+  state_ = State::kReady;
   return {};
 }
+
+// Someone on the host has killed it; the kernel has ended every process of the namespace.
+void NativePod::OnInitDeath() {
+  log::Error("the init of the pod's PID namespace was killed: the pod ends");
+  (void)Stop(kStopMillis);
+}
+
+int NativePod::SandboxPid() const { return init_ ? init_->pid() : getpid(); }
 
 Result<> NativePod::Stop(int64_t deadline_millis) {
   if (state_ == State::kStopped) return {};
   auto destroyed = tasks_->DestroyAll(deadline_millis);
-  oci::KillAndReap(reaper_pidfd_.get());
-  reaper_pidfd_.Reset();
+  if (init_ && init_->pidfd() >= 0) {
+    tasks_->loop()->Unwatch(init_->pidfd());
+    init_->Kill();
+  }
+  TRY(std::move(destroyed));
   if (shm_attached_) umount2((bundle_ + "/shm").c_str(), MNT_DETACH);
   shm_.Reset();
-  TRY(std::move(destroyed));
   state_ = State::kStopped;
   exited_at_nanos_ = NowNanos();
   for (auto& waiter : std::exchange(waiters_, {})) waiter();
@@ -164,14 +148,10 @@ void NativePod::Register(ttrpc::Server* server) {
     respond(v1::CreateSandboxResponse());
   });
   server->HandleTyped<v1::StartSandboxRequest, v1::StartSandboxResponse>(kService, "StartSandbox", [this](const auto&, auto respond) {
-    if (state_ != State::kCreated) return respond(MakeError(Code::kFailedPrecondition, "pod sandbox '{}' is not in the state 'created'", id_));
-    if (share_pid_) {
-      auto started = StartReaper();
-      if (!started) return respond(std::move(started.error()));
-    }
-    state_ = State::kReady;
+    auto started = Start();
+    if (!started) return respond(std::move(started.error()));
     v1::StartSandboxResponse response;
-    response.set_pid(static_cast<uint32_t>(share_pid_ ? reaper_pid_ : getpid()));
+    response.set_pid(static_cast<uint32_t>(SandboxPid()));
     SetTime(created_at_nanos_, response.mutable_created_at());
     respond(std::move(response));
   });
@@ -198,7 +178,7 @@ void NativePod::Register(ttrpc::Server* server) {
   server->HandleTyped<v1::SandboxStatusRequest, v1::SandboxStatusResponse>(kService, "SandboxStatus", [this](const auto&, auto respond) {
     v1::SandboxStatusResponse response;
     response.set_sandbox_id(id_);
-    response.set_pid(static_cast<uint32_t>(share_pid_ ? reaper_pid_ : getpid()));
+    response.set_pid(static_cast<uint32_t>(SandboxPid()));
     response.set_state(StateName());
     SetTime(created_at_nanos_, response.mutable_created_at());
     if (exited_at_nanos_ != 0) SetTime(exited_at_nanos_, response.mutable_exited_at());

@@ -2,18 +2,23 @@
 //
 // NativePod: a pod sandbox of Linux namespaces, held by this process itself: it enters the pod's network namespace and
 // makes its IPC and UTS namespaces, so /proc/<pid>/ns/* of this process are the pod's. A pod that shares its PID namespace
-// has one child more, which is PID 1 of it and reaps. It serves containerd's Sandbox service, version 1.
+// has one child more, which is PID 1 of it (pod_init.h). It serves containerd's Sandbox service, version 1.
 //
-// Life cycle: created, started, stopped, shut down; each call is idempotent where the protocol allows. One thread.
+// Life cycle: created, started, stopped, shut down. Stop and Shutdown are idempotent and need nobody's cooperation; after
+// them nothing of the pod is left but this process, and after Shutdown not that. A Create that failed leaves a process
+// that may be in the pod's namespaces already: it can only be shut down. One thread.
 #pragma once
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "caisson/pod/v1/pod.pb.h"
+#include "shim/pod_init.h"
 #include "task/tasks.h"
 #include "ttrpc/server.h"
 
@@ -27,6 +32,7 @@ class NativePod {
       : id_(std::move(id)), seccomp_cache_dir_(std::move(seccomp_cache_dir)), tasks_(tasks), on_shutdown_(std::move(on_shutdown)) {}
   ~NativePod();
 
+  const std::string& id() const { return id_; }
   // Registers the Sandbox service; before the server listens. The pod outlives the server.
   void Register(ttrpc::Server* server);
 
@@ -34,13 +40,14 @@ class NativePod {
   Result<> Stop(int64_t deadline_millis);
 
  private:
-  enum class State { kNone, kCreated, kReady, kStopped };
+  enum class State { kNone, kFailed, kCreated, kReady, kStopped };
 
   Result<> Create(const std::string& bundle, const std::string& netns_path, const pod::v1::SandboxOptions& options);
   Result<> EnterNamespaces(const std::string& netns_path, const pod::v1::SandboxOptions& options);
-  Result<> WriteSysctls(const pod::v1::SandboxOptions& options);
   Result<> MakeShm(int64_t bytes);
-  Result<> StartReaper();
+  Result<> Start();
+  void OnInitDeath();
+  int SandboxPid() const;
   const char* StateName() const;
 
   const std::string id_, seccomp_cache_dir_;
@@ -51,8 +58,7 @@ class NativePod {
   bool share_pid_ = false;
   bool shm_attached_ = false;
   UniqueFd shm_;
-  int reaper_pid_ = 0;
-  UniqueFd reaper_pidfd_;
+  std::optional<PodInit> init_;
   int64_t created_at_nanos_ = 0, exited_at_nanos_ = 0;
   std::vector<std::function<void()>> waiters_;
 };

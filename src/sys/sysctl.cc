@@ -1,43 +1,68 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sys/sysctl.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <string_view>
+
+#include "base/strings.h"
+#include "base/unique_fd.h"
 
 namespace caisson::sys {
 namespace {
 
-constexpr const char* kIpcSysctls[] = {"kernel.shmmax", "kernel.shmall", "kernel.shmmni", "kernel.shm_rmid_forced",
-                                       "kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem"};
+constexpr size_t kMaxName = 256, kMaxValue = 1024;
+// ipc_namespaces(7); fs/mqueue/* comes on top.
+constexpr std::string_view kIpcFiles[] = {"kernel/msgmax", "kernel/msgmnb", "kernel/msgmni", "kernel/sem",          "kernel/shmall",
+                                          "kernel/shmmax", "kernel/shmmni", "kernel/shm_rmid_forced"};
 
-bool CleanName(const std::string& name) {
-  if (name.empty() || name.size() > 256 || name.find("..") != std::string::npos || name[0] == '/' || name[0] == '.') return false;
-  return std::all_of(name.begin(), name.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-' || c == '/';
-  });
+bool IsNameByte(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.' || c == '/';
 }
 
-bool CleanValue(const std::string& value) {
-  if (value.size() > 1024) return false;
-  // "1024 65000" and its like are separated by a space or a tab.
-  return std::all_of(value.begin(), value.end(), [](char c) { return c == '\t' || (c >= 0x20 && c != 0x7f); });
+bool IsCleanFile(const std::string& file) {
+  for (std::string_view part : Split(file, '/')) {
+    if (part.empty() || part == "." || part == "..") return false;
+  }
+  return true;
 }
 
 }  // namespace
 
+std::string SysctlFile(const std::string& name) {
+  std::string file = name;
+  size_t separator = name.find_first_of("./");
+  if (separator == std::string::npos || name[separator] == '/') return file;
+  for (char& c : file) c = c == '.' ? '/' : c == '/' ? '.' : c;
+  return file;
+}
+
 Result<> CheckPodSysctl(const std::string& name, const std::string& value, bool host_network, bool host_ipc) {
-  if (!CleanName(name) || !CleanValue(value)) {
-    return MakeError(Code::kInvalidArgument, "sysctl '{}' has a name or value that cannot be", name.substr(0, 128));
+  std::string file = SysctlFile(name);
+  if (name.size() > kMaxName || !std::all_of(name.begin(), name.end(), IsNameByte) || !IsCleanFile(file)) {
+    return MakeError(Code::kInvalidArgument, "'{}' cannot be a sysctl's name", name.substr(0, kMaxName));
   }
-  std::string dotted = name;
-  if (dotted.find('.') == std::string::npos || name.find('/') < name.find('.')) std::replace(dotted.begin(), dotted.end(), '/', '.');
-  if (dotted.starts_with("net.")) {
+  bool printable = std::all_of(value.begin(), value.end(), [](char c) { return c == '\t' || (c >= 0x20 && c < 0x7f); });
+  if (value.size() > kMaxValue || !printable) return MakeError(Code::kInvalidArgument, "sysctl '{}': its value cannot be one", name);
+  if (file.starts_with("net/")) {
     if (!host_network) return {};
     return MakeError(Code::kInvalidArgument, "sysctl '{}' would change the host's network, which the pod shares", name);
   }
-  bool ipc = dotted.starts_with("fs.mqueue.") || std::find(std::begin(kIpcSysctls), std::end(kIpcSysctls), dotted) != std::end(kIpcSysctls);
+  bool ipc = file.starts_with("fs/mqueue/") || std::find(std::begin(kIpcFiles), std::end(kIpcFiles), file) != std::end(kIpcFiles);
   if (!ipc) return MakeError(Code::kInvalidArgument, "sysctl '{}' does not belong to a namespace of the pod", name);
   if (!host_ipc) return {};
   return MakeError(Code::kInvalidArgument, "sysctl '{}' would change the host's IPC namespace, which the pod shares", name);
+}
+
+Result<> WriteSysctl(const std::string& name, const std::string& value) {
+  std::string path = "/proc/sys/" + SysctlFile(name);
+  UniqueFd file(open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW));
+  if (!file || write(file.get(), value.data(), value.size()) != static_cast<ssize_t>(value.size())) {
+    return ErrnoError("set sysctl '{}' to '{}'", name, value);
+  }
+  return {};
 }
 
 }  // namespace caisson::sys

@@ -10,13 +10,11 @@
 
 namespace caisson::task {
 namespace {
-// One buffer for the process: there is one thread, and its memory is paid once per pod.
-constexpr size_t kBufferBytes = 64 << 10;
-char buffer[kBufferBytes];
-}  // namespace
+constexpr size_t kDefaultPipeBytes = 64 << 10;
+}
 
-Output::Output(sys::EventLoop* loop, UniqueFd fd, Sink sink, std::function<void()> on_end)
-    : loop_(loop), fd_(std::move(fd)), sink_(std::move(sink)), on_end_(std::move(on_end)) {
+Output::Output(sys::EventLoop* loop, Scratch* scratch, UniqueFd fd, Sink sink, std::function<void()> on_end)
+    : loop_(loop), scratch_(scratch), fd_(std::move(fd)), sink_(std::move(sink)), on_end_(std::move(on_end)) {
   fcntl(fd_.get(), F_SETFL, fcntl(fd_.get(), F_GETFL) | O_NONBLOCK);
   if (!loop_->Watch(fd_.get(), EPOLLIN, [this](uint32_t) { OnReadable(); })) fd_.Reset();
 }
@@ -28,26 +26,39 @@ Output::~Output() {
 void Output::OnReadable() {
   // A few rounds, then others get their turn.
   for (int round = 0; round < 4 && fd_; ++round) {
-    if (!ReadOnce()) return;
+    // Less than the buffer: most likely that was all; if not, the loop says so (it is level-triggered).
+    if (ReadOnce() < Scratch::kBytes) return;
   }
 }
 
 void Output::Drain() {
-  while (fd_ && ReadOnce()) {
+  for (size_t total = 0; fd_ && total < kDrainBytes;) {
+    size_t got = ReadOnce();
+    if (got == 0) return;
+    total += got;
   }
 }
 
-bool Output::ReadOnce() {
-  ssize_t got = read(fd_.get(), buffer, sizeof buffer);
+size_t Output::ReadOnce() {
+  ssize_t got;
+  do {
+    got = read(fd_.get(), scratch_->in(), Scratch::kBytes);
+  } while (got < 0 && errno == EINTR);
   if (got > 0) {
-    sink_({buffer, static_cast<size_t>(got)});
-    return true;
+    auto bytes = static_cast<size_t>(got);
+    scratch_->Used(bytes);
+    sink_({scratch_->in(), bytes});
+    if (bytes >= kDefaultPipeBytes && !enlarged_) {
+      // A busy one: fewer and longer reads from now on. Refused above the user's limit (pipe(7)): then not.
+      enlarged_ = true;
+      fcntl(fd_.get(), F_SETPIPE_SZ, static_cast<int>(Scratch::kBytes));
+    }
+    return bytes;
   }
-  if (got < 0 && errno == EINTR) return true;
-  if (got < 0 && errno == EAGAIN) return false;
+  if (got < 0 && errno == EAGAIN) return 0;
   // 0: the end of a pipe. EIO: of a terminal whose slave nobody holds (tty_ioctl(4)).
   End();
-  return false;
+  return 0;
 }
 
 void Output::End() {

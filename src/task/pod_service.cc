@@ -13,7 +13,9 @@ namespace {
 namespace v1 = pod::v1;
 
 // How long output is awaited that a grandchild may still write after the process itself has ended.
-constexpr int64_t kDrainMillis = 1000;
+constexpr int64_t kDrainMillis = 500;
+// From SIGKILL to an answer even though the process is stuck in the kernel.
+constexpr int64_t kStuckMillis = 2000;
 
 // One ExecSync from its start to its answer.
 class SyncExec : public std::enable_shared_from_this<SyncExec> {
@@ -38,8 +40,13 @@ class SyncExec : public std::enable_shared_from_this<SyncExec> {
     auto self = shared_from_this();
     stdio.out_sink = [self](std::string_view bytes) { self->Collect(self->response_.mutable_stdout(), bytes); };
     stdio.err_sink = [self](std::string_view bytes) { self->Collect(self->response_.mutable_stderr(), bytes); };
-    stdio.on_outputs_ended = [self] { self->FinishIfDone(); };
-    Process* process = TRY(tasks_->Exec(task, exec_id_, std::move(options), std::move(stdio)));
+    stdio.on_out_end = stdio.on_err_end = [self] { self->FinishIfDone(); };
+    Process* process = TRY(tasks_->AddExec(task, exec_id_, std::move(options), std::move(stdio)));
+    auto started = tasks_->StartExec(task, process);
+    if (!started) {
+      tasks_->Forget(task, exec_id_);
+      return started;
+    }
     tasks_->Wait(process, [self](const Process& ended) { self->OnExit(ended); });
     if (request.timeout_nanos() > 0) {
       timer_ = tasks_->loop()->After((request.timeout_nanos() + kNanosPerMilli - 1) / kNanosPerMilli, [self] { self->OnTimeout(); });
@@ -61,13 +68,14 @@ class SyncExec : public std::enable_shared_from_this<SyncExec> {
     auto task = tasks_->Find(container_id_);
     if (process && task) tasks_->KillTree(*task, **process);
     // If it is stuck in the kernel the answer does not wait for it.
-    drain_timer_ = tasks_->loop()->After(kDrainMillis, [self = shared_from_this()] { self->Finish(); });
+    drain_timer_ = tasks_->loop()->After(kStuckMillis, [self = shared_from_this()] { self->Finish(); });
   }
 
   void OnExit(const Process& ended) {
     exited_ = true;
+    if (timer_ != 0) tasks_->loop()->CancelTimer(std::exchange(timer_, 0));
     response_.set_exit_code(static_cast<int32_t>(ended.exit_status));
-    if (ended.outputs_ended()) return Finish();
+    if (ended.outputs_ended() || response_.timed_out()) return Finish();
     if (drain_timer_ == 0) drain_timer_ = tasks_->loop()->After(kDrainMillis, [self = shared_from_this()] { self->Finish(); });
   }
 

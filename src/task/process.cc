@@ -2,6 +2,7 @@
 #include "task/process.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <utility>
@@ -19,32 +20,78 @@ Result<PipeEnds> MakePipe() {
   return PipeEnds{UniqueFd(ends[0]), UniqueFd(ends[1])};
 }
 
-// A FIFO of the client's, or "file:///path" to append to (containerd's shim documentation, "Logging").
-Result<UniqueFd> OpenClientPath(const std::string& path, int flags) {
-  if (path.starts_with("binary://")) return MakeError(Code::kUnimplemented, "stdio '{}': binary:// is not supported", path);
-  bool file = path.starts_with("file://");
-  std::string plain = file ? path.substr(7) : path;
-  if (file) flags = O_WRONLY | O_CREAT | O_APPEND;
-  // A FIFO opened for both does not wait for its other side (fifo(7)).
-  if (!file && flags == O_WRONLY) flags = O_RDWR;
-  UniqueFd fd(open(plain.c_str(), flags | O_CLOEXEC | O_NOCTTY | (flags == O_RDONLY ? O_NONBLOCK : 0), 0640));
-  if (!fd) return ErrnoError("open stdio '{}'", path);
-  if (flags == O_RDONLY) fcntl(fd.get(), F_SETFL, fcntl(fd.get(), F_GETFL) & ~O_NONBLOCK);
+bool IsFile(const std::string& path) { return path.starts_with("file://"); }
+
+Result<> CheckScheme(const std::string& path) {
+  size_t colon = path.find("://");
+  if (colon == std::string::npos || IsFile(path)) return {};
+  return MakeError(Code::kUnimplemented, "stdio '{}': only FIFOs and file:// are supported", path.substr(0, 256));
+}
+
+// "file:///path": the output is appended to it (containerd's shim documentation, "Logging").
+Result<UniqueFd> OpenFile(const std::string& uri) {
+  std::string path = uri.substr(7);
+  UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0640));
+  if (!fd) return ErrnoError("open stdio '{}'", uri);
+  struct stat info {};
+  if (fstat(fd.get(), &info) != 0 || !S_ISREG(info.st_mode)) {
+    return MakeError(Code::kInvalidArgument, "stdio '{}' is not a regular file", uri);
+  }
+  fcntl(fd.get(), F_SETFL, fcntl(fd.get(), F_GETFL) & ~O_NONBLOCK);
   return fd;
 }
 
-Result<> PrepareOutput(sys::EventLoop* loop, const std::string& path, Output::Sink sink, std::function<void()> on_end,
-                       UniqueFd* child_end, std::unique_ptr<Output>* output) {
-  if (!path.empty()) {
-    *child_end = TRY(OpenClientPath(path, O_WRONLY));
+Result<UniqueFd> OpenFifo(const std::string& path, int flags) {
+  UniqueFd fd(open(path.c_str(), flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  if (!fd) return ErrnoError("open stdio '{}'", path);
+  struct stat info {};
+  if (fstat(fd.get(), &info) != 0 || !S_ISFIFO(info.st_mode)) {
+    return MakeError(Code::kInvalidArgument, "stdio '{}' is not a FIFO", path);
+  }
+  return fd;
+}
+
+// For writing. Both sides, so that it neither waits for a reader nor breaks when the client goes away for a while
+// (fifo(7)); the client sees its end when we close it.
+Result<UniqueFd> OpenClientOutput(const std::string& path) {
+  TRY(CheckScheme(path));
+  return IsFile(path) ? OpenFile(path) : OpenFifo(path, O_RDWR);
+}
+
+UniqueFd Duplicate(int fd) { return UniqueFd(fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
+
+// The client's FIFO flows into `to`.
+Result<> PumpStdin(sys::EventLoop* loop, Scratch* scratch, UniqueFd to, Process* process) {
+  TRY(CheckScheme(process->stdio.in_path));
+  UniqueFd fifo = TRY(OpenFifo(process->stdio.in_path, O_RDONLY));
+  process->stdin_keeper = TRY(OpenFifo(process->stdio.in_path, O_WRONLY));
+  process->in_pump = std::make_unique<Pump>(loop, scratch, std::move(fifo), std::move(to), nullptr);
+  return {};
+}
+
+struct OutputPlan {
+  const std::string& path;
+  Output::Sink& sink;
+  std::function<void()>& on_end;
+  std::unique_ptr<Output>* output;
+  std::unique_ptr<Pump>* pump;
+};
+
+Result<> PrepareOutput(sys::EventLoop* loop, Scratch* scratch, const OutputPlan& plan, UniqueFd* child_end) {
+  if (IsFile(plan.path)) {
+    *child_end = TRY(OpenFile(plan.path));
     return {};
   }
-  if (!sink) return {};
+  if (plan.path.empty() && !plan.sink) return {};
+  UniqueFd client;
+  if (!plan.path.empty()) client = TRY(OpenClientOutput(plan.path));
   PipeEnds pipe = TRY(MakePipe());
-  // Fewer and longer reads of a busy container; pages are only taken when there is data (pipe(7)).
-  fcntl(pipe.reader.get(), F_SETPIPE_SZ, 256 << 10);
   *child_end = std::move(pipe.writer);
-  *output = std::make_unique<Output>(loop, std::move(pipe.reader), std::move(sink), std::move(on_end));
+  if (client) {
+    *plan.pump = std::make_unique<Pump>(loop, scratch, std::move(pipe.reader), std::move(client), std::move(plan.on_end));
+  } else {
+    *plan.output = std::make_unique<Output>(loop, scratch, std::move(pipe.reader), std::move(plan.sink), std::move(plan.on_end));
+  }
   return {};
 }
 
@@ -58,34 +105,60 @@ void Process::End(uint32_t status, int64_t at_nanos) {
   // All that it wrote is in the pipes by now; it is logged before anyone hears of the end.
   if (out) out->Drain();
   if (err) err->Drain();
+  if (out_pump) out_pump->Drain();
+  if (err_pump) err_pump->Drain();
   stdin_writer.Reset();
+  stdin_keeper.Reset();
+  in_pump.reset();
   for (auto& waiter : std::exchange(waiters, {})) waiter(*this);
 }
 
-Result<> PrepareStdio(sys::EventLoop* loop, StdioRequest request, oci::Stdio* stdio, Process* process) {
-  process->terminal = request.terminal;
-  process->in_path = request.in_path;
-  process->out_path = request.out_path;
-  process->err_path = request.err_path;
-  if (request.terminal) return {};
-  if (!request.in_path.empty()) {
-    stdio->in = TRY(OpenClientPath(request.in_path, O_RDONLY));
-  } else if (request.keep_stdin) {
-    PipeEnds pipe = TRY(MakePipe());
-    stdio->in = std::move(pipe.reader);
-    process->stdin_writer = std::move(pipe.writer);
-  }
-  TRY(PrepareOutput(loop, request.out_path, std::move(request.out_sink), request.on_outputs_ended, &stdio->out, &process->out));
-  return PrepareOutput(loop, request.err_path, std::move(request.err_sink), request.on_outputs_ended, &stdio->err, &process->err);
+void Process::CloseStdin() {
+  stdin_writer.Reset();
+  stdin_keeper.Reset();
 }
 
-void AttachTerminal(sys::EventLoop* loop, StdioRequest request, Process* process) {
-  if (!process->oci.console) return;
-  Output::Sink sink = std::move(request.out_sink);
-  if (!sink) sink = [](std::string_view) {};
-  // One descriptor to read, one to write and to resize.
-  UniqueFd reader(fcntl(process->oci.console.get(), F_DUPFD_CLOEXEC, 3));
-  if (reader) process->out = std::make_unique<Output>(loop, std::move(reader), std::move(sink), std::move(request.on_outputs_ended));
+bool Process::outputs_ended() const {
+  return (!out || out->ended()) && (!err || err->ended()) && (!out_pump || out_pump->ended()) && (!err_pump || err_pump->ended());
+}
+
+Result<> PrepareStdio(sys::EventLoop* loop, Scratch* scratch, oci::Stdio* stdio, Process* process) {
+  StdioRequest& request = process->stdio;
+  if (request.terminal) return {};
+  if (!request.in_path.empty() || request.keep_stdin) {
+    PipeEnds pipe = TRY(MakePipe());
+    stdio->in = std::move(pipe.reader);
+    if (request.in_path.empty()) {
+      process->stdin_writer = std::move(pipe.writer);
+    } else {
+      TRY(PumpStdin(loop, scratch, std::move(pipe.writer), process));
+    }
+  }
+  TRY(PrepareOutput(loop, scratch, {request.out_path, request.out_sink, request.on_out_end, &process->out, &process->out_pump},
+                    &stdio->out));
+  return PrepareOutput(loop, scratch, {request.err_path, request.err_sink, request.on_err_end, &process->err, &process->err_pump},
+                       &stdio->err);
+}
+
+Result<> AttachTerminal(sys::EventLoop* loop, Scratch* scratch, Process* process) {
+  StdioRequest& request = process->stdio;
+  if (!request.terminal || !process->oci.console) return {};
+  // One descriptor to read, one to write, and the master itself to resize: the loop watches a descriptor once.
+  UniqueFd reader = Duplicate(process->oci.console.get()), writer = Duplicate(process->oci.console.get());
+  if (!reader || !writer) return ErrnoError("duplicate a terminal's master");
+  if (!request.in_path.empty()) {
+    TRY(PumpStdin(loop, scratch, std::move(writer), process));
+  } else if (request.keep_stdin) {
+    process->stdin_writer = std::move(writer);
+  }
+  if (!request.out_path.empty()) {
+    UniqueFd client = TRY(OpenClientOutput(request.out_path));
+    process->out_pump = std::make_unique<Pump>(loop, scratch, std::move(reader), std::move(client), std::move(request.on_out_end));
+    return {};
+  }
+  Output::Sink sink = request.out_sink ? std::move(request.out_sink) : [](std::string_view) {};
+  process->out = std::make_unique<Output>(loop, scratch, std::move(reader), std::move(sink), std::move(request.on_out_end));
+  return {};
 }
 
 }  // namespace caisson::task

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Process: a container's init, or a process that was exec'd into it, from created to reaped: its stdio, its end, and
+// Process: a container's init, or a process that is exec'd into it, from announced to reaped: its stdio, its end, and
 // those who wait for it. One thread.
 #pragma once
 
@@ -13,42 +13,48 @@
 #include "base/unique_fd.h"
 #include "oci/container.h"
 #include "task/output.h"
+#include "task/pump.h"
 
 namespace caisson::task {
 
 // What becomes of a process's stdio.
 struct StdioRequest {
   bool terminal = false;
-  bool keep_stdin = false;                 // a pipe that CloseStdin closes; else /dev/null
-  std::string in_path, out_path, err_path; // FIFOs or file:// paths of the client (Task API); empty: the sinks
-  Output::Sink out_sink, err_sink;         // a terminal's output goes to out_sink
-  std::function<void()> on_outputs_ended;
+  bool keep_stdin = false;                  // a pipe that CloseStdin closes; else /dev/null
+  std::string in_path, out_path, err_path;  // FIFOs, or for output file:// paths, of the client (Task API)
+  Output::Sink out_sink, err_sink;          // where there is no path; a terminal's output goes to out_sink
+  std::function<void()> on_out_end, on_err_end;
 };
 
 struct Process {
   using Waiter = std::function<void(const Process&)>;
 
   std::string exec_id;  // empty: the init
-  oci::Process oci;
-  bool terminal = false;
-  std::string in_path, out_path, err_path;
+  oci::Process oci;     // pid 0: not started (exec'd processes only)
+  StdioRequest stdio;
+  std::unique_ptr<oci::ExecOptions> prepared;  // of an exec'd process that is not started
   int64_t started_at_nanos = 0;
   bool exited = false;
   uint32_t exit_status = 0;  // 128 + signal when one ended it
   int64_t exited_at_nanos = 0;
   std::vector<Waiter> waiters;
 
-  UniqueFd stdin_writer;  // of the pipe, or of the terminal a duplicate of its master
+  UniqueFd stdin_writer;   // the pipe's other end, where no pump has it
+  UniqueFd stdin_keeper;   // a writing end of the client's FIFO: its client may go and come back until CloseStdin
   std::unique_ptr<Output> out, err;
+  std::unique_ptr<Pump> in_pump, out_pump, err_pump;
 
-  // Records the end, takes what is left in the pipes, and tells those who wait.
+  // Records the end, takes what is left in the pipes, and tells those who wait. Once.
   void End(uint32_t status, int64_t at_nanos);
-  bool outputs_ended() const { return (!out || out->ended()) && (!err || err->ended()); }
+  // The process sees the end of its stdin when all that was sent has been read.
+  void CloseStdin();
+  bool outputs_ended() const;
 };
 
-// The child's ends are put into `stdio`; ours into `process`. Errors name the path.
-Result<> PrepareStdio(sys::EventLoop* loop, StdioRequest request, oci::Stdio* stdio, Process* process);
-// After the start: a terminal's master is read from now on.
-void AttachTerminal(sys::EventLoop* loop, StdioRequest request, Process* process);
+// Makes the pipes that `process->stdio` asks for. The child's ends are put into `stdio`; ours into `process`. Errors name
+// the path.
+Result<> PrepareStdio(sys::EventLoop* loop, Scratch* scratch, oci::Stdio* stdio, Process* process);
+// After the start: a terminal's master is read and written from now on.
+Result<> AttachTerminal(sys::EventLoop* loop, Scratch* scratch, Process* process);
 
 }  // namespace caisson::task

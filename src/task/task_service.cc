@@ -4,10 +4,12 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/clock.h"
 #include "caisson/pod/v1/pod.pb.h"
+#include "containerd/runc_options.pb.h"
 #include "containerd/task_v3.pb.h"
 #include "task/metrics.h"
 
@@ -36,25 +38,21 @@ class Service {
   Service(Tasks* tasks, std::function<void()> on_shutdown) : tasks_(tasks), on_shutdown_(std::move(on_shutdown)) {}
 
   Result<v3::CreateTaskResponse> Create(const v3::CreateTaskRequest& request) {
-    if (!request.checkpoint().empty()) return MakeError(Code::kUnimplemented, "container '{}': restoring a checkpoint is not supported", request.id());
+    if (!request.checkpoint().empty()) {
+      return MakeError(Code::kUnimplemented, "container '{}': restoring a checkpoint is not supported", request.id());
+    }
     CreateRequest create;
     create.id = request.id();
     create.bundle = request.bundle();
     for (const auto& mount : request.rootfs()) {
+      if (!mount.target().empty()) return MakeError(Code::kUnimplemented, "a rootfs mount on '{}', not on the root itself", mount.target());
       create.rootfs.push_back({mount.type(), mount.source(), {mount.options().begin(), mount.options().end()}});
     }
     create.stdio.terminal = request.terminal();
     create.stdio.in_path = request.stdin();
     create.stdio.out_path = request.stdout();
     create.stdio.err_path = request.stderr();
-    if (request.options().type_url().ends_with(kCreateOptionsType)) {
-      pod::v1::CreateOptions options;
-      if (!options.ParseFromString(request.options().value())) return MakeError(Code::kInvalidArgument, "container '{}': its CreateOptions do not parse", request.id());
-      create.log_path = options.log_path();
-      create.log_max_line_bytes = static_cast<size_t>(std::max<int64_t>(0, options.log_max_line_bytes()));
-      create.stdio.keep_stdin = options.stdin();
-      create.stdio.terminal = options.terminal();
-    }
+    TRY(ReadOptions(request.options(), &create));
     Task* task = TRY(tasks_->Create(std::move(create)));
     v3::CreateTaskResponse response;
     response.set_pid(static_cast<uint32_t>(task->init.oci.pid));
@@ -63,16 +61,9 @@ class Service {
 
   Result<v3::StartResponse> Start(const v3::StartRequest& request) {
     Task* task = TRY(tasks_->Find(request.id()));
+    Process* process = TRY(tasks_->FindProcess(request.id(), request.exec_id()));
+    TRY(process == &task->init ? tasks_->Start(task) : tasks_->StartExec(task, process));
     v3::StartResponse response;
-    if (request.exec_id().empty()) {
-      TRY(tasks_->Start(task));
-      response.set_pid(static_cast<uint32_t>(task->init.oci.pid));
-      return response;
-    }
-    auto prepared = task->prepared.extract(request.exec_id());
-    if (prepared.empty()) return MakeError(Code::kNotFound, "no process '{}' to start in container '{}'", request.exec_id(), request.id());
-    auto stdio = task->prepared_stdio.extract(request.exec_id());
-    Process* process = TRY(tasks_->Exec(task, request.exec_id(), std::move(prepared.mapped()), std::move(stdio.mapped())));
     response.set_pid(static_cast<uint32_t>(process->oci.pid));
     return response;
   }
@@ -80,39 +71,36 @@ class Service {
   Result<wkt::Empty> Exec(const v3::ExecProcessRequest& request) {
     Task* task = TRY(tasks_->Find(request.id()));
     if (request.exec_id().empty()) return MakeError(Code::kInvalidArgument, "the exec has no id");
-    if (task->prepared.contains(request.exec_id()) || task->execs.contains(request.exec_id())) {
-      return MakeError(Code::kAlreadyExists, "process '{}' exists already in container '{}'", request.exec_id(), request.id());
-    }
     oci::ExecOptions options;
     options.process = TRY(oci::ParseProcess(request.spec().value()));
-    options.process.terminal = request.terminal();
     StdioRequest stdio;
     stdio.terminal = request.terminal();
     stdio.in_path = request.stdin();
     stdio.out_path = request.stdout();
     stdio.err_path = request.stderr();
-    task->prepared[request.exec_id()] = std::move(options);
-    task->prepared_stdio[request.exec_id()] = std::move(stdio);
+    TRY(tasks_->AddExec(task, request.exec_id(), std::move(options), std::move(stdio)));
     return wkt::Empty();
   }
 
   Result<v3::DeleteResponse> Delete(const v3::DeleteRequest& request) {
     Task* task = TRY(tasks_->Find(request.id()));
+    Process* process = TRY(tasks_->FindProcess(request.id(), request.exec_id()));
     v3::DeleteResponse response;
-    if (task->prepared.erase(request.exec_id()) > 0) {
-      task->prepared_stdio.erase(request.exec_id());
+    auto fill = [&](const Process& ended) {
+      response.set_pid(static_cast<uint32_t>(ended.oci.pid));
+      response.set_exit_status(ended.exit_status);
+      SetTime(ended.exited_at_nanos, response.mutable_exited_at());
+    };
+    if (request.exec_id().empty()) {
+      TRY(tasks_->Delete(task));  // the task itself goes when this event is over
+      fill(*process);
       return response;
     }
-    Process* process = TRY(tasks_->FindProcess(request.id(), request.exec_id()));
-    response.set_pid(static_cast<uint32_t>(process->oci.pid));
-    response.set_exit_status(process->exit_status);
-    SetTime(process->exited_at_nanos, response.mutable_exited_at());
-    if (request.exec_id().empty()) {
-      TRY(tasks_->Delete(task));
-    } else {
-      if (!process->exited) return MakeError(Code::kFailedPrecondition, "process '{}' is running", request.exec_id());
-      tasks_->Forget(task, request.exec_id());
+    if (!process->exited && !process->prepared) {
+      return MakeError(Code::kFailedPrecondition, "process '{}' is running", request.exec_id());
     }
+    fill(*process);
+    tasks_->Forget(task, request.exec_id());
     return response;
   }
 
@@ -125,10 +113,10 @@ class Service {
     response.set_bundle(task->bundle);
     response.set_pid(static_cast<uint32_t>(process->oci.pid));
     response.set_status(StatusOf(*task, *process));
-    response.set_terminal(process->terminal);
-    response.set_stdin(process->in_path);
-    response.set_stdout(process->out_path);
-    response.set_stderr(process->err_path);
+    response.set_terminal(process->stdio.terminal);
+    response.set_stdin(process->stdio.in_path);
+    response.set_stdout(process->stdio.out_path);
+    response.set_stderr(process->stdio.err_path);
     response.set_exit_status(process->exit_status);
     if (process->exited) SetTime(process->exited_at_nanos, response.mutable_exited_at());
     return response;
@@ -154,21 +142,29 @@ class Service {
   Result<v3::PidsResponse> Pids(const v3::PidsRequest& request) {
     Task* task = TRY(tasks_->Find(request.id()));
     v3::PidsResponse response;
-    for (int pid : TRY(task->container->Pids())) response.add_processes()->set_pid(static_cast<uint32_t>(pid));
+    for (int pid : TRY(task->container->Pids())) {
+      auto* process = response.add_processes();
+      process->set_pid(static_cast<uint32_t>(pid));
+      for (const auto& [exec_id, exec] : task->execs) {
+        if (exec->oci.pid != pid || exec->exited) continue;
+        containerd::runc::v1::ProcessDetails details;  // what containerd's clients look for
+        details.set_exec_id(exec_id);
+        process->mutable_info()->set_type_url(details.GetTypeName());
+        process->mutable_info()->set_value(details.SerializeAsString());
+      }
+    }
     return response;
   }
 
   Result<wkt::Empty> Pause(const v3::PauseRequest& request) {
     Task* task = TRY(tasks_->Find(request.id()));
-    TRY(task->container->Pause());
-    task->paused = true;
+    TRY(tasks_->Pause(task));
     return wkt::Empty();
   }
 
   Result<wkt::Empty> Resume(const v3::ResumeRequest& request) {
     Task* task = TRY(tasks_->Find(request.id()));
-    TRY(task->container->Resume());
-    task->paused = false;
+    TRY(tasks_->Resume(task));
     return wkt::Empty();
   }
 
@@ -188,7 +184,7 @@ class Service {
 
   Result<wkt::Empty> CloseIo(const v3::CloseIORequest& request) {
     Process* process = TRY(tasks_->FindProcess(request.id(), request.exec_id()));
-    if (request.stdin()) process->stdin_writer.Reset();
+    if (request.stdin()) process->CloseStdin();
     return wkt::Empty();
   }
 
@@ -203,6 +199,7 @@ class Service {
   Result<v3::ConnectResponse> Connect(const v3::ConnectRequest& request) {
     v3::ConnectResponse response;
     response.set_shim_pid(static_cast<uint32_t>(getpid()));
+    response.set_version("v2");
     if (auto task = tasks_->Find(request.id())) response.set_task_pid(static_cast<uint32_t>((*task)->init.oci.pid));
     return response;
   }
@@ -213,6 +210,24 @@ class Service {
   }
 
  private:
+  Result<> ReadOptions(const wkt::Any& any, CreateRequest* create) {
+    if (any.type_url().ends_with(kCreateOptionsType)) {
+      pod::v1::CreateOptions options;
+      if (!options.ParseFromString(any.value())) return MakeError(Code::kInvalidArgument, "container '{}': its CreateOptions do not parse", create->id);
+      create->own_stdio = true;
+      create->log_path = options.log_path();
+      create->log_max_line_bytes = static_cast<size_t>(std::max<int64_t>(0, options.log_max_line_bytes()));
+      create->stdio.keep_stdin = options.stdin();
+      create->stdio.terminal = options.terminal();
+      create->stdio.in_path = create->stdio.out_path = create->stdio.err_path = "";
+    } else if (any.type_url().ends_with("containerd.runc.v1.Options")) {
+      containerd::runc::v1::Options options;
+      if (!options.ParseFromString(any.value())) return MakeError(Code::kInvalidArgument, "container '{}': its runc options do not parse", create->id);
+      create->systemd_cgroup = options.systemd_cgroup();
+    }
+    return {};  // others are for other shims
+  }
+
   Tasks* tasks_;
   std::function<void()> on_shutdown_;
 };

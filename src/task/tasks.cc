@@ -2,47 +2,52 @@
 #include "task/tasks.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <set>
 #include <utility>
 
 #include "base/clock.h"
+#include "base/id.h"
 #include "base/limits.h"
-#include "base/strings.h"
+#include "oci/clone.h"
 #include "sys/path.h"
+#include "task/process_tree.h"
 
 namespace caisson::task {
 namespace {
 
-constexpr int64_t kKillMillis = 10'000;
+constexpr int64_t kDeleteMillis = 10'000;
+constexpr int64_t kKillRestMillis = 2'000;
+// What a shell answers for a program it cannot start, and containerd for a failed start.
+constexpr uint32_t kStartErrorStatus = 128;
+constexpr uint32_t kKilledStatus = 128 + SIGKILL;
 
 uint32_t StatusOf(const siginfo_t& info) {
   return static_cast<uint32_t>(info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status);
 }
 
-struct ProcStat {
-  int parent = 0, session = 0;
-};
-
-// proc(5): "pid (comm) state ppid pgrp session …"; comm may hold anything, so the last ')' counts.
-bool ReadStat(int pid, ProcStat* stat) {
-  auto text = sys::ReadFile(fmt::format("/proc/{}/stat", pid), 4096);
-  if (!text) return false;
-  size_t end = text->rfind(')');
-  if (end == std::string::npos || end + 2 >= text->size()) return false;
-  auto fields = Split(std::string_view(*text).substr(end + 2), ' ');
-  if (fields.size() < 4) return false;
-  auto parent = ParseInt64(fields[1]), session = ParseInt64(fields[3]);
-  if (!parent || !session) return false;
-  stat->parent = static_cast<int>(*parent);
-  stat->session = static_cast<int>(*session);
-  return true;
+Result<oci::CreateOptions> ReadBundle(const CreateRequest& request) {
+  if (!IsSafeName(request.id)) return MakeError(Code::kInvalidArgument, "'{}' cannot be a container's id", request.id.substr(0, 128));
+  if (!request.bundle.starts_with('/')) return MakeError(Code::kInvalidArgument, "the bundle '{}' is not absolute", request.bundle.substr(0, 256));
+  oci::CreateOptions options;
+  options.id = request.id;
+  options.bundle = request.bundle;
+  std::string config = TRY(sys::ReadFile(request.bundle + "/config.json", limits::kJsonBytes));
+  auto spec = oci::ParseSpec(config);
+  if (!spec) return std::move(spec.error()).Within(request.bundle + "/config.json");
+  options.spec = std::move(*spec);
+  options.spec.process.terminal = request.stdio.terminal;
+  if (options.spec.cgroups_path.empty()) {
+    options.spec.cgroups_path = (request.systemd_cgroup ? "system.slice:caisson:" : "/caisson/") + request.id;
+  }
+  return options;
 }
 
 }  // namespace
@@ -61,10 +66,8 @@ Result<std::unique_ptr<Tasks>> Tasks::Create(sys::EventLoop* loop) {
 }
 
 Tasks::~Tasks() {
-  loop_->Unwatch(signals_.get());
-  for (auto& [id, task] : tasks_) {
-    if (task->oom_events) loop_->Unwatch(task->oom_events.get());
-  }
+  if (signals_) loop_->Unwatch(signals_.get());
+  for (auto& [id, task] : tasks_) UnwatchOom(task.get());
 }
 
 void Tasks::OnChild() {
@@ -80,6 +83,7 @@ void Tasks::OnChild() {
     if (process == nullptr) continue;  // an orphan that came to us
     if (process == &task->init) OnInitExit(task);
     process->End(StatusOf(info), now);
+    Publish(&ExitedEvent, *task, *process);
   }
 }
 
@@ -99,13 +103,14 @@ void Tasks::OnInitExit(Task* task) {
   // Without a PID namespace of its own the kernel does not end the others with init; a container without its init is no
   // container (as runc and containerd have it).
   const auto* own = task->container->spec().FindNamespace(CLONE_NEWPID);
-  if (own == nullptr || !own->path.empty()) (void)task->container->cgroup()->Kill(Deadline::After(kKillMillis));
+  if (own == nullptr || !own->path.empty()) (void)task->container->cgroup()->Kill(Deadline::After(kKillRestMillis));
 }
 
 bool Tasks::OomKilled(Task* task) {
   if (task->oom_killed) return true;
   auto kills = task->container->cgroup()->OomKills();
   task->oom_killed = kills && *kills > 0;
+  if (task->oom_killed) Publish(&OomEvent, *task);
   return task->oom_killed;
 }
 
@@ -115,52 +120,62 @@ void Tasks::WatchOom(Task* task) {
   task->oom_events = std::move(*events);
   (void)loop_->Watch(task->oom_events.get(), EPOLLIN, [this, task](uint32_t) {
     char bytes[4096];
-    if (read(task->oom_events.get(), bytes, sizeof bytes) <= 0) {
-      loop_->Unwatch(task->oom_events.get());
-      return;
-    }
+    if (read(task->oom_events.get(), bytes, sizeof bytes) <= 0) return UnwatchOom(task);
     OomKilled(task);
   });
 }
 
+void Tasks::UnwatchOom(Task* task) {
+  if (!task->oom_events) return;
+  loop_->Unwatch(task->oom_events.get());
+  task->oom_events.Reset();
+}
+
+Result<> Tasks::OpenLog(const CreateRequest& request, Task* task) {
+  StdioRequest& stdio = task->init.stdio;
+  if (!request.own_stdio) return {};
+  if (request.log_path.empty()) {
+    // Somebody has to read, or the container would stand still when its pipe is full.
+    stdio.out_sink = stdio.err_sink = [](std::string_view) {};
+    return {};
+  }
+  task->log = TRY(LogFile::Open(request.log_path, request.log_max_line_bytes, &scratch_));
+  LogFile* log = task->log.get();
+  stdio.out_sink = [log](std::string_view bytes) { log->Write(LogFile::kStdout, bytes); };
+  stdio.err_sink = [log](std::string_view bytes) { log->Write(LogFile::kStderr, bytes); };
+  stdio.on_out_end = [log] { log->End(LogFile::kStdout); };
+  stdio.on_err_end = [log] { log->End(LogFile::kStderr); };
+  return {};
+}
+
 Result<Task*> Tasks::Create(CreateRequest request) {
+  if (closed_) return MakeError(Code::kFailedPrecondition, "container '{}': the pod has been stopped", request.id);
   if (tasks_.contains(request.id)) return MakeError(Code::kAlreadyExists, "container '{}' exists already", request.id);
+  request.systemd_cgroup = request.systemd_cgroup || options_.systemd_cgroup;
   auto task = std::make_unique<Task>();
   task->id = request.id;
   task->bundle = request.bundle;
-  oci::CreateOptions options;
-  options.id = request.id;
-  options.bundle = request.bundle;
-  std::string config = TRY(sys::ReadFile(request.bundle + "/config.json", limits::kJsonBytes));
-  options.spec = TRY(oci::ParseSpec(config));
-  config = std::string();
+  oci::CreateOptions options = TRY(ReadBundle(request));
   options.rootfs = std::move(request.rootfs);
-  options.systemd_cgroup = options_.systemd_cgroup;
+  options.systemd_cgroup = request.systemd_cgroup;
   options.seccomp_cache_dir = options_.seccomp_cache_dir;
   options.shm_fd = options_.shm_fd;
-  if (!request.log_path.empty()) {
-    task->log = TRY(LogFile::Open(request.log_path, request.log_max_line_bytes));
-    LogFile* log = task->log.get();
-    request.stdio.out_sink = [log](std::string_view bytes) { log->Write(LogFile::kStdout, bytes); };
-    request.stdio.err_sink = [log](std::string_view bytes) { log->Write(LogFile::kStderr, bytes); };
-    request.stdio.on_outputs_ended = [log] {
-      log->End(LogFile::kStdout);
-      log->End(LogFile::kStderr);
-    };
-  } else {
-    // Somebody has to read, or the container would stand still when its pipe is full.
-    request.stdio.out_sink = request.stdio.err_sink = [](std::string_view) {};
-  }
-  TRY(PrepareStdio(loop_, request.stdio, &options.stdio, &task->init));
+  task->init.stdio = std::move(request.stdio);
+  TRY(OpenLog(request, task.get()));
+  TRY(PrepareStdio(loop_, &scratch_, &options.stdio, &task->init));
   if (options_.on_cgroup) TRY(options_.on_cgroup(options.spec.cgroups_path, options.systemd_cgroup));
   task->container = TRY(oci::Container::Create(std::move(options)));
-  task->init.oci = std::move(*task->container->mutable_init());
-  *task->container->mutable_init() = oci::Process{task->init.oci.pid, UniqueFd(fcntl(task->init.oci.pidfd.get(), F_DUPFD_CLOEXEC, 3)), UniqueFd()};
-  AttachTerminal(loop_, request.stdio, &task->init);
-  task->created_at_nanos = NowNanos();
+  task->init.oci.pid = task->container->init().pid;  // its pidfd is the container's
+  task->init.oci.console = std::move(task->container->mutable_init()->console);
   Task* made = task.get();
   tasks_[request.id] = std::move(task);
+  made->created_at_nanos = NowNanos();
+  if (auto attached = AttachTerminal(loop_, &scratch_, &made->init); !attached) {
+    (void)Delete(made);
+    return std::move(attached.error());
+  }
   WatchOom(made);
+  Publish(&CreatedEvent, *made);
   return made;
 }
 
@@ -179,25 +194,51 @@ Result<Process*> Tasks::FindProcess(const std::string& id, const std::string& ex
 }
 
 Result<> Tasks::Start(Task* task) {
+  if (closed_) return MakeError(Code::kFailedPrecondition, "container '{}': the pod has been stopped", task->id);
   if (task->init.exited) return MakeError(Code::kFailedPrecondition, "container '{}' has ended", task->id);
   int64_t now = NowNanos();
   TRY(task->container->Start());
   task->init.started_at_nanos = now;
+  Publish(&StartedEvent, *task);
   return {};
 }
 
-Result<Process*> Tasks::Exec(Task* task, const std::string& exec_id, oci::ExecOptions options, StdioRequest stdio) {
-  if (task->init.exited || task->init.started_at_nanos == 0) return MakeError(Code::kFailedPrecondition, "container '{}' is not running", task->id);
-  if (task->execs.contains(exec_id)) return MakeError(Code::kAlreadyExists, "process '{}' exists already", exec_id);
+Result<Process*> Tasks::AddExec(Task* task, const std::string& exec_id, oci::ExecOptions options, StdioRequest stdio) {
+  if (closed_ || task->init.exited) return MakeError(Code::kFailedPrecondition, "container '{}' is not running", task->id);
+  if (task->execs.contains(exec_id)) {
+    return MakeError(Code::kAlreadyExists, "process '{}' exists already in container '{}'", exec_id.substr(0, 128), task->id);
+  }
   auto process = std::make_unique<Process>();
   process->exec_id = exec_id;
-  TRY(PrepareStdio(loop_, stdio, &options.stdio, process.get()));
-  process->started_at_nanos = NowNanos();
-  process->oci = TRY(task->container->Exec(std::move(options)));
-  AttachTerminal(loop_, std::move(stdio), process.get());
-  Process* made = process.get();
+  process->stdio = std::move(stdio);
+  process->prepared = std::make_unique<oci::ExecOptions>(std::move(options));
+  Process* added = process.get();
   task->execs[exec_id] = std::move(process);
-  return made;
+  Publish(&ExecAddedEvent, *task, *added);
+  return added;
+}
+
+Result<> Tasks::StartExec(Task* task, Process* process) {
+  if (!process->prepared) return MakeError(Code::kFailedPrecondition, "process '{}' was started already", process->exec_id);
+  auto options = std::move(process->prepared);
+  auto start = [&]() -> Result<> {
+    if (closed_ || task->init.exited || task->init.started_at_nanos == 0) {
+      return MakeError(Code::kFailedPrecondition, "container '{}' is not running", task->id);
+    }
+    if (task->paused) return MakeError(Code::kFailedPrecondition, "container '{}' is paused", task->id);
+    options->process.terminal = process->stdio.terminal;
+    TRY(PrepareStdio(loop_, &scratch_, &options->stdio, process));
+    int64_t now = NowNanos();
+    process->oci = TRY(task->container->Exec(std::move(*options)));
+    process->started_at_nanos = now;
+    auto attached = AttachTerminal(loop_, &scratch_, process);
+    if (!attached) kill(process->oci.pid, SIGKILL);
+    return attached;
+  };
+  auto started = start();
+  if (!started && process->oci.pid == 0) process->End(kStartErrorStatus, NowNanos());
+  if (started) Publish(&ExecStartedEvent, *task, *process);
+  return started;
 }
 
 void Tasks::Wait(Process* process, Process::Waiter waiter) {
@@ -210,70 +251,97 @@ Result<> Tasks::Kill(Task* task, const std::string& exec_id, int signal, bool al
   if (!exec_id.empty()) {
     Process* process = TRY(FindProcess(task->id, exec_id));
     if (process->exited) return {};
+    if (process->oci.pid == 0) return MakeError(Code::kFailedPrecondition, "process '{}' is not started", exec_id);
     // Not reaped yet, so the number is still its own.
     if (kill(process->oci.pid, signal) != 0 && errno != ESRCH) return ErrnoError("send signal {} to process '{}'", signal, exec_id);
     return {};
   }
   if (task->init.exited && !all) return {};
-  if (all && signal == SIGKILL) return task->container->cgroup()->Kill(Deadline::After(kKillMillis));
-  return task->container->Kill(signal, all);
+  TRY(task->container->Kill(signal, all));
+  // A frozen process dies only when it is thawed (cgroup v1, freezer-subsystem.rst).
+  if (signal == SIGKILL && task->paused) return Resume(task);
+  return {};
 }
 
 void Tasks::KillTree(Task* task, const Process& process) {
-  std::set<int> ours = {process.oci.pid};
-  // What forks while we look is found in a later round; three rounds without a new one are not needed in practice.
-  for (int round = 0; round < 5; ++round) {
-    auto pids = task->container->Pids();
-    if (!pids) break;
-    size_t before = ours.size();
-    bool grew = true;
-    while (grew) {
-      grew = false;
-      for (int pid : *pids) {
-        ProcStat stat;
-        if (ours.contains(pid) || pid == task->init.oci.pid || !ReadStat(pid, &stat)) continue;
-        if (stat.session == process.oci.pid || ours.contains(stat.parent)) grew = ours.insert(pid).second || grew;
-      }
-    }
-    for (int pid : ours) {
-      if (pid != process.oci.pid || !process.exited) kill(pid, SIGKILL);
-    }
-    if (round > 0 && ours.size() == before) break;
+  std::vector<ino_t> pipes;
+  for (const Output* output : {process.out.get(), process.err.get()}) {
+    struct stat info {};
+    if (output != nullptr && !output->ended() && fstat(output->source(), &info) == 0) pipes.push_back(info.st_ino);
   }
+  task::KillTree(process.exited ? 0 : process.oci.pid, task->init.oci.pid, pipes, [task] { return task->container->Pids(); });
+}
+
+Result<> Tasks::Pause(Task* task) {
+  if (task->init.exited || task->init.started_at_nanos == 0) return MakeError(Code::kFailedPrecondition, "container '{}' is not running", task->id);
+  TRY(task->container->Pause());
+  task->paused = true;
+  Publish(&PausedEvent, *task);
+  return {};
+}
+
+Result<> Tasks::Resume(Task* task) {
+  TRY(task->container->Resume());
+  task->paused = false;
+  Publish(&ResumedEvent, *task);
+  return {};
+}
+
+// One that was never started, or could not be: its init waits, or is just ending.
+Result<> Tasks::EndCreated(Task* task) {
+  TRY(task->container->Kill(SIGKILL, false));
+  uint32_t status = static_cast<uint32_t>(TRY(oci::Reap(task->container->init().pidfd.get(), kDeleteMillis)));
+  task->init.End(status, NowNanos());
+  Publish(&ExitedEvent, *task, task->init);
+  return {};
 }
 
 Result<> Tasks::Delete(Task* task) {
-  if (!task->init.exited) return MakeError(Code::kFailedPrecondition, "container '{}' is running", task->id);
-  if (task->oom_events) loop_->Unwatch(task->oom_events.get());
-  task->oom_events.Reset();
+  OnChild();  // its end may not have been seen yet
+  if (!task->init.exited) {
+    if (task->init.started_at_nanos != 0) return MakeError(Code::kFailedPrecondition, "container '{}' is running", task->id);
+    TRY(EndCreated(task));
+  }
+  UnwatchOom(task);
+  TRY(task->container->Delete(kDeleteMillis));
   OnChild();  // exec'd processes that the end of init has ended
-  TRY(task->container->Delete(kKillMillis));
+  for (auto& [id, process] : task->execs) process->End(kKilledStatus, NowNanos());
+  // Nobody is left who could write.
+  if (task->init.out) task->init.out->Drain();
+  if (task->init.err) task->init.err->Drain();
+  Publish(&DeletedEvent, *task, task->init);
   // A waiter may be on the stack.
   auto node = tasks_.extract(task->id);
-  for (auto& [id, process] : node.mapped()->execs) process->End(137, NowNanos());
   loop_->Post([keep = std::shared_ptr<Task>(std::move(node.mapped()))] {});
   return {};
 }
 
 Result<> Tasks::DestroyAll(int64_t deadline_millis) {
+  Close();
   Deadline deadline = Deadline::After(deadline_millis);
   Result<> first;
-  for (auto& [id, task] : tasks_) (void)task->container->cgroup()->Signal(SIGKILL);
+  for (auto& [id, task] : tasks_) {
+    (void)task->container->cgroup()->Signal(SIGKILL);
+    if (std::exchange(task->paused, false)) (void)task->container->Resume();
+  }
   for (auto& [id, task] : tasks_) {
     auto killed = task->container->cgroup()->Kill(deadline);
     if (!killed && first) first = std::move(killed);
   }
   OnChild();
   for (auto& [id, task] : tasks_) {
-    // Reaped by us, but its death may not have been seen yet.
-    if (!task->init.exited) task->init.End(137, NowNanos());
-    for (auto& [exec_id, process] : task->execs) process->End(137, NowNanos());
-    if (task->oom_events) loop_->Unwatch(task->oom_events.get());
-    task->oom_events.Reset();
+    UnwatchOom(task.get());
+    OomKilled(task.get());
     auto deleted = task->container->Delete(deadline.RemainingMillis());
     if (!deleted && first) first = std::move(deleted);
   }
-  return first;
+  OnChild();
+  TRY(std::move(first));
+  for (auto& [id, task] : tasks_) {
+    for (auto& [exec_id, process] : task->execs) process->End(kKilledStatus, NowNanos());
+    task->init.End(kKilledStatus, NowNanos());
+  }
+  return {};
 }
 
 }  // namespace caisson::task

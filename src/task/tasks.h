@@ -4,7 +4,8 @@
 // and reaped. The Task services (task_service.h) and caisson.pod.v1.Pod (pod_service.h) are made of it.
 //
 // It reaps every child of the process it lives in, which is a child subreaper, so orphans of containers end here too.
-// One thread, the loop's; the process has no other.
+// One thread, the loop's; the process has no other. Nothing here waits for a container: what may take long (removing
+// cgroups, the launch) has a deadline.
 #pragma once
 
 #include <functional>
@@ -17,8 +18,10 @@
 #include "base/unique_fd.h"
 #include "oci/container.h"
 #include "sys/event_loop.h"
+#include "task/events.h"
 #include "task/log_file.h"
 #include "task/process.h"
+#include "task/scratch.h"
 
 namespace caisson::task {
 
@@ -28,8 +31,6 @@ struct Task {
   std::unique_ptr<LogFile> log;
   Process init;
   std::map<std::string, std::unique_ptr<Process>> execs;
-  std::map<std::string, oci::ExecOptions> prepared;         // exec'd by Task.Exec, not started yet
-  std::map<std::string, StdioRequest> prepared_stdio;
   UniqueFd oom_events;
   bool oom_killed = false;
   bool paused = false;
@@ -42,24 +43,29 @@ struct TasksOptions {
   int shm_fd = -1;
   // Called with the spec's cgroupsPath before a container is made, so that someone can clean up if we are killed.
   std::function<Result<>(const std::string& cgroups_path, bool systemd)> on_cgroup;
+  EventSink on_event;
 };
 
 struct CreateRequest {
   std::string id, bundle;
   std::vector<oci::RootfsMount> rootfs;
-  StdioRequest stdio;
-  std::string log_path;  // not empty: output goes there in the CRI's format
+  StdioRequest stdio;    // without sinks
+  bool systemd_cgroup = false;
+  bool own_stdio = false;  // we keep the stdio: log_path, or dropped; else stdio's paths, or /dev/null
+  std::string log_path;  // output goes there in the CRI's format
   size_t log_max_line_bytes = 0;
 };
 
 class Tasks {
  public:
-  // Blocks SIGCHLD for the process and takes it from a signalfd(2). `loop` outlives it.
+  // Blocks SIGCHLD for the process and takes it from a signalfd(2); becomes a child subreaper. `loop` outlives it.
   static Result<std::unique_ptr<Tasks>> Create(sys::EventLoop* loop);
   ~Tasks();
 
   void set_options(TasksOptions options) { options_ = std::move(options); }
   sys::EventLoop* loop() { return loop_; }
+  // No container is created or started any more, nor anything exec'd.
+  void Close() { closed_ = true; }
 
   Result<Task*> Create(CreateRequest request);
   // kNotFound names the id.
@@ -67,17 +73,22 @@ class Tasks {
   // The init with an empty `exec_id`.
   Result<Process*> FindProcess(const std::string& id, const std::string& exec_id);
   Result<> Start(Task* task);
-  // Starts a process in the container; `on_exit` runs when it has ended (and is forgotten after it).
-  Result<Process*> Exec(Task* task, const std::string& exec_id, oci::ExecOptions options, StdioRequest stdio);
+  // A process to be started in the container.
+  Result<Process*> AddExec(Task* task, const std::string& exec_id, oci::ExecOptions options, StdioRequest stdio);
+  // On failure it counts as ended.
+  Result<> StartExec(Task* task, Process* process);
   void Forget(Task* task, const std::string& exec_id) { task->execs.erase(exec_id); }
   // Ended already: `waiter` runs at once.
   void Wait(Process* process, Process::Waiter waiter);
+  // To the container (`all`: to each process in it) or to one process. Ended already: success.
   Result<> Kill(Task* task, const std::string& exec_id, int signal, bool all);
-  // SIGKILL to a process that was exec'd and to all that came of it, in and out of its session.
+  // SIGKILL to a process that was exec'd and to all that came of it (process_tree.h).
   void KillTree(Task* task, const Process& process);
-  // Removes an ended container; kFailedPrecondition while it runs.
+  Result<> Pause(Task* task);
+  Result<> Resume(Task* task);
+  // Removes a container that has ended or was never started; kFailedPrecondition while it runs.
   Result<> Delete(Task* task);
-  // SIGKILL to everything, without asking anyone; then all is removed. For the pod's end.
+  // SIGKILL to everything, without asking anyone; then all is removed but for what is known of its end.
   Result<> DestroyAll(int64_t deadline_millis);
 
   const std::map<std::string, std::unique_ptr<Task>>& all() const { return tasks_; }
@@ -85,16 +96,24 @@ class Tasks {
   bool OomKilled(Task* task);
 
  private:
-  explicit Tasks(sys::EventLoop* loop) : loop_(loop) {}
+  explicit Tasks(sys::EventLoop* loop) : loop_(loop), scratch_(loop) {}
   void OnChild();
   void OnInitExit(Task* task);
   void WatchOom(Task* task);
-  // Fills the spec's process defaults for an exec from the container's own.
+  void UnwatchOom(Task* task);
+  Result<> OpenLog(const CreateRequest& request, Task* task);
+  Result<> EndCreated(Task* task);
   Process* FindByPid(int pid, Task** task);
+  template <class... Args>
+  void Publish(Event (*make)(const Args&...), const Args&... args) {
+    if (options_.on_event) options_.on_event(make(args...));
+  }
 
   sys::EventLoop* loop_;
+  Scratch scratch_;
   UniqueFd signals_;
   TasksOptions options_;
+  bool closed_ = false;
   std::map<std::string, std::unique_ptr<Task>> tasks_;
 };
 

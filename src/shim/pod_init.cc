@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "shim/pod_init.h"
+
+#include <fcntl.h>
+#include <grp.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/clock.h"
+#include "oci/clone.h"
+
+namespace caisson::shim {
+namespace {
+
+constexpr int64_t kReadyMillis = 10'000;
+constexpr unsigned kNobody = 65534;
+
+// An empty file system in place of the host's. Returns the step that failed, or null.
+const char* EnterEmptyRoot() {
+  if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return "make mounts private";
+  int context = static_cast<int>(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC));
+  if (context < 0) return "open a tmpfs";
+  syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "size", "4096", 0);
+  syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "mode", "0555", 0);
+  if (syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) return "create a tmpfs";
+  int root = static_cast<int>(syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC,
+                                      MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC));
+  if (root < 0) return "mount a tmpfs";
+  if (syscall(SYS_move_mount, root, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH) != 0) return "place the empty root";
+  // pivot_root(2), "pivot_root(".", ".")": the old root ends up on top of the new one and is taken off it.
+  if (fchdir(root) != 0 || syscall(SYS_pivot_root, ".", ".") != 0) return "enter the empty root";
+  if (umount2(".", MNT_DETACH) != 0 || chdir("/") != 0) return "leave the host's root";
+  return nullptr;
+}
+
+const char* GiveUpRights() {
+  if (setgroups(0, nullptr) != 0) return "drop groups";
+  if (setresgid(kNobody, kNobody, kNobody) != 0 || setresuid(kNobody, kNobody, kNobody) != 0) return "become nobody";
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return "set no_new_privs";
+  if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) return "forbid tracing";
+  // After the ids have changed, which clears it (prctl(2)).
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return "ask to end with the companion";
+  return nullptr;
+}
+
+[[noreturn]] void RunPodInit(int ready) {
+  setsid();
+  prctl(PR_SET_NAME, "caisson-init", 0, 0, 0);
+  sigset_t children;
+  sigemptyset(&children);
+  sigaddset(&children, SIGCHLD);
+  sigprocmask(SIG_SETMASK, &children, nullptr);
+  const char* failed = EnterEmptyRoot();
+  if (failed == nullptr) failed = GiveUpRights();
+  // An answer that nobody reads (EPIPE) means that the companion died before it could be asked to end with us.
+  char code = failed == nullptr ? 'r' : 'f';
+  if (write(ready, &code, 1) != 1 || failed != nullptr) _exit(1);
+  syscall(SYS_close_range, 0u, ~0u, 0u);
+  for (;;) {
+    siginfo_t info;
+    do {
+      info.si_pid = 0;
+    } while (waitid(P_ALL, 0, &info, WEXITED | WNOHANG) == 0 && info.si_pid != 0);
+    sigwaitinfo(&children, nullptr);
+  }
+}
+
+}  // namespace
+
+Result<PodInit> PodInit::Start() {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoError("make a pipe");
+  UniqueFd reader(ends[0]), writer(ends[1]);
+  auto cloned = TRY(oci::Clone(CLONE_NEWPID | CLONE_NEWNS, -1));
+  if (cloned.pid == 0) {
+    reader.Reset();
+    signal(SIGPIPE, SIG_IGN);
+    RunPodInit(writer.get());
+  }
+  PodInit init;
+  init.pid_ = cloned.pid;
+  init.pidfd_ = std::move(cloned.pidfd);
+  writer.Reset();
+  pollfd wait{reader.get(), POLLIN, 0};
+  Deadline deadline = Deadline::After(kReadyMillis);
+  int ready;
+  while ((ready = poll(&wait, 1, deadline.RemainingMillis())) < 0 && errno == EINTR) {
+  }
+  char code = 0;
+  if (ready != 1 || read(reader.get(), &code, 1) != 1 || code != 'r') {
+    return MakeError(Code::kInternal, "the init of the pod's PID namespace did not come up");
+  }
+  return init;
+}
+
+void PodInit::Kill() {
+  if (!pidfd_) return;
+  oci::KillAndReap(pidfd_.get());
+  pidfd_.Reset();
+}
+
+}  // namespace caisson::shim

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// PodInit: PID 1 of a PID namespace that all containers of a pod share. The kernel gives it every orphan of the pod; it
+// reaps them and does nothing else. When the companion ends it ends, and with it, by the kernel's rule, everything in the
+// namespace (pid_namespaces(7)).
+//
+// Every container of the pod sees it, so it has nothing to offer: an empty read-only root, no capability, no descriptor,
+// nobody's user id, and it cannot be traced by a container without CAP_SYS_PTRACE.
+#pragma once
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace caisson::shim {
+
+class PodInit {
+ public:
+  // Clones it from a single-threaded process. When this returns it is complete.
+  static Result<PodInit> Start();
+  PodInit() = default;
+  PodInit(PodInit&&) = default;
+  PodInit& operator=(PodInit&&) = delete;
+  ~PodInit() { Kill(); }
+
+  int pid() const { return pid_; }
+  int pidfd() const { return pidfd_.get(); }
+  // Ends and reaps it. Idempotent.
+  void Kill();
+
+ private:
+  int pid_ = 0;
+  UniqueFd pidfd_;
+};
+
+}  // namespace caisson::shim
