@@ -14,23 +14,14 @@
 
 #include "base/log.h"
 #include "base/unique_fd.h"
+#include "cri/control.h"
+#include "cri/grpc_status.h"
 #include "cri/rpc/rpc.h"
 
 namespace caisson::cri {
 namespace {
 
 constexpr int kMaxReceiveBytes = 16 << 20;  // what the kubelet itself allows
-constexpr size_t kMaxMessageChars = 3000;   // a status message travels in a header, which clients limit to 8 KiB
-
-grpc::Status ToStatus(const char* verb, const Error& error) {
-  // A list of what was asked for and is not there is everyday business of a kubelet.
-  if (error.code == Code::kNotFound) {
-    log::Debug("{}: {}", verb, error.message);
-  } else {
-    log::Warn("{}: {}", verb, error.message);
-  }
-  return {static_cast<grpc::StatusCode>(error.code), error.message.substr(0, kMaxMessageChars)};
-}
 
 template <class Request, class Response>
 grpc::Status Serve(Context& context, const char* verb, Result<Response> (*work)(Context&, const Request&),
@@ -139,7 +130,8 @@ Result<> CheckFree(const std::string& path) {
 
 class GrpcServer : public Server {
  public:
-  explicit GrpcServer(Context& context) : runtime_(context), image_(context) {}
+  explicit GrpcServer(Context& context)
+      : runtime_(context), image_(context), control_(MakeControlService(context)) {}
 
   Result<> Listen(const Config& config) {
     std::string socket = config.SocketPath();
@@ -160,6 +152,7 @@ class GrpcServer : public Server {
     builder.AddListeningPort("unix:" + socket, grpc::InsecureServerCredentials(), &bound);
     builder.RegisterService(&runtime_);
     builder.RegisterService(&image_);
+    builder.RegisterService(control_.get());
     if (!config.image_socket.empty()) {
       auto free = CheckFree(config.image_socket);
       if (!free) return umask(old), std::move(free.error());
@@ -181,6 +174,7 @@ class GrpcServer : public Server {
  private:
   RuntimeService runtime_;
   ImageService image_;
+  std::unique_ptr<grpc::Service> control_;
   std::unique_ptr<grpc::Server> server_;
 };
 
