@@ -124,7 +124,17 @@ class Daemon:
         finally:
             self.stop()
             subprocess.run(["ip", "link", "del", self.bridge], stderr=subprocess.DEVNULL)
-            subprocess.run(["iptables-save"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            self._remove_cgroup_parent()
+
+    def _remove_cgroup_parent(self):
+        """As a kubelet does with a pod's: only the folder itself, so that what is below stays to be seen as a leak."""
+        for controller in os.listdir("/sys/fs/cgroup"):
+            for base in (f"/sys/fs/cgroup/{controller}{self.cgroup_parent}", f"/sys/fs/cgroup{self.cgroup_parent}"):
+                if os.path.isdir(base):
+                    try:
+                        os.rmdir(base)
+                    except OSError:
+                        pass
 
 
 def cli(daemon, *args, timeout=120, **kw):
