@@ -38,7 +38,7 @@ struct ImageSettings {
 };
 
 struct ContainerDefaults {
-  std::string seccomp_default = "RuntimeDefault";  // or "Unconfined": where a pod says nothing
+  std::string seccomp_default = "Unconfined";  // or "RuntimeDefault": where a pod says nothing
   std::string seccomp_profile;                     // a profile file in place of the built-in one; empty: built in
   int64_t pids_limit = 0;                          // per container; 0: none of ours (the kubelet limits the pod)
   int64_t shm_bytes = 64 << 20;                    // a pod's /dev/shm

@@ -58,11 +58,11 @@ def api():
 
 
 class Client:
-    """client.RunPodSandbox(config=...) -> response; errors are grpc.RpcError. timeout= in seconds."""
+    """client.RunPodSandbox(config=...) -> response; errors are grpc.RpcError. deadline= of the call in seconds."""
 
-    def __init__(self, socket, schema=None, timeout=60):
+    def __init__(self, socket, schema=None, deadline=60):
         self.api = schema or api()
-        self.timeout = timeout
+        self.deadline = deadline
         options = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
         self.channel = grpc.insecure_channel(f"unix://{socket}", options=options)
         self._calls = {}
@@ -78,9 +78,9 @@ class Client:
     def __getattr__(self, name):
         request, call = self._calls[name]
 
-        def invoke(*args, timeout=None, **fields):
+        def invoke(*args, deadline=None, **fields):
             message = args[0] if args else request(**fields)
-            return call(message, timeout=timeout or self.timeout)
+            return call(message, timeout=deadline or self.deadline)
 
         return invoke
 

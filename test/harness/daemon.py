@@ -76,7 +76,7 @@ class Daemon:
             return False
         self.client = Client(self.socket)
         try:
-            self.client.Version(timeout=5)
+            self.client.Version(deadline=5)
             return True
         except grpc.RpcError:
             self.client.close()
