@@ -77,6 +77,24 @@ TEST_F(RegistryTest, ResolvesAndFetches) {
   EXPECT_TRUE(client->Resolve(by_digest, {}, kAmd64, {}));
 }
 
+TEST_F(RegistryTest, GoesOnAfterAHostWhereNobodyAnswers) {
+  RealRegistry registry;
+  ASSERT_TRUE(registry.up());
+  std::string layer = Bytes(1 << 20);
+  registry.PushImage("library/app", "v1", layer);
+  auto client = Client();
+  Reference reference = Ref(registry.domain() + "/library/app:v1");
+  // What served the failed transfer serves the next ones.
+  for (int i = 0; i < 3; ++i) {
+    auto refused = client->Resolve(Ref("127.0.0.1:1/x:v1"), {}, kAmd64, {});
+    ASSERT_FALSE(refused);
+    EXPECT_EQ(refused.error().code, Code::kUnavailable);
+    auto resolved = client->Resolve(reference, {}, kAmd64, {});
+    ASSERT_TRUE(resolved) << resolved.error().message;
+    EXPECT_EQ(Blob(*client, reference, resolved->parsed.layers[0]).value(), layer);
+  }
+}
+
 TEST_F(RegistryTest, FollowsAnIndexToThePlatform) {
   RealRegistry registry;
   ASSERT_TRUE(registry.up());

@@ -225,9 +225,10 @@ std::string_view HttpResponse::Header(std::string_view name) const {
 }
 
 struct Transport::Line {
-  Line() : multi(curl_multi_init()), easy(curl_easy_init()) {
-    CHECK(multi != nullptr && easy != nullptr);
+  Line() : multi(curl_multi_init()) {
+    CHECK(multi != nullptr);
     curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, 4L);
+    Renew();
   }
   ~Line() {
     curl_easy_cleanup(easy);
@@ -236,20 +237,26 @@ struct Transport::Line {
   Line(const Line&) = delete;
   Line& operator=(const Line&) = delete;
 
+  // A handle without a past. curl_easy_reset is not enough: a transfer that found nobody to connect to leaves its
+  // receive buffer, and with one CURLOPT_BUFFERSIZE is refused. Connections are the multi handle's and are kept.
+  void Renew() {
+    curl_easy_cleanup(easy);
+    easy = curl_easy_init();
+    CHECK(easy != nullptr);
+  }
   Result<HeaderList> Configure(const HttpRequest& request, const Options& options, Transfer* transfer, char* why);
   Exchange Run(const HttpRequest& request, const Options& options, const CallControl& control, Transfer* transfer,
                const char* why);
   std::optional<CURLcode> Finished();
 
   CURLM* multi;
-  CURL* easy;
+  CURL* easy = nullptr;
   std::string origin;
   int64_t used_nanos = 0;
 };
 
 Result<HeaderList> Transport::Line::Configure(const HttpRequest& request, const Options& options, Transfer* transfer,
                                               char* why) {
-  curl_easy_reset(easy);  // keeps the connections, which the multi handle owns
   Set(easy, CURLOPT_URL, request.url.ToString());
   CHECK(curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK);
   Set(easy, CURLOPT_FOLLOWLOCATION, 0L);
@@ -434,7 +441,7 @@ Exchange Transport::Perform(const HttpRequest& request, const CallControl& contr
   auto headers = line->Configure(request, options_, &transfer, why);
   if (!headers) {
     Fail(&exchange, Exchange::Failure::kFinal, std::move(headers.error()));
-    return exchange;
+    return exchange;  // the line, configured by half, goes too
   }
   CHECK(curl_multi_add_handle(line->multi, line->easy) == CURLM_OK);
   {
@@ -443,7 +450,7 @@ Exchange Transport::Perform(const HttpRequest& request, const CallControl& contr
   }
   // Removing an unfinished transfer closes its connection.
   curl_multi_remove_handle(line->multi, line->easy);
-  curl_easy_reset(line->easy);
+  line->Renew();
   line->origin = request.url.Origin();
   GiveBack(std::move(line));
   return exchange;

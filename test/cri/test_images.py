@@ -43,7 +43,7 @@ def test_formats(daemon, registry, pods, compression, docker):
 
 
 def test_index_chooses_this_platform(daemon, registry):
-    ours, other = Image(), Image([tar_layer([directory("x")])])
+    ours, other = Image([busybox_layer([entry("ours", data=b"1")])]), Image([tar_layer([directory("x")])])
     for image in (ours, other):
         registry.push(image, "multi/arch", "tmp")
     machine = {"amd64": "arm64", "arm64": "amd64"}
@@ -112,7 +112,7 @@ def test_missing_repository_and_refused_connection(daemon, registry):
             assert word in error.value.details()
 
 
-@pytest.mark.parametrize("ref", ["UPPER/case", "a/b:", "a b", "-x", "x@sha256:12", "x" * 5000, "../etc"])
+@pytest.mark.parametrize("ref", ["upper/CASE", "a/b:", "a b", "-x", "x@sha256:12", "x" * 5000, "../etc"])
 def test_bad_reference_is_refused(daemon, ref):
     with pytest.raises(grpc.RpcError) as error:
         pull(daemon, ref)
@@ -148,14 +148,15 @@ def test_zip_bomb_is_bounded(daemon, registry):
     info = tarfile.TarInfo("bomb")
     info.size = 100 << 40
     layer = gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20))
-    image = Image()
+    image = Image([tar_layer([entry("no-such-layer-here", data=b"1")])])
     descriptor = image.add(layer, "application/vnd.oci.image.layer.v1.tar+gzip")
     manifest = json.loads(image.manifest)
     manifest["layers"] = [descriptor]
     image.manifest = json.dumps(manifest).encode()
     ref = registry.push(image, "hostile/bomb")
-    with pytest.raises(grpc.RpcError):
+    with pytest.raises(grpc.RpcError) as error:
         pull(daemon, ref)
+    assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, error.value
 
 
 def test_wrong_diff_id_is_refused(daemon, registry):
