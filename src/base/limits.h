@@ -25,6 +25,7 @@ inline constexpr size_t kTokenBytes = 64 << 10;             // a token of a regi
 inline constexpr int kRedirects = 5;                        // redirects of one request to a registry
 inline constexpr int64_t kLayerBytes = int64_t{64} << 30;   // one layer, unpacked
 inline constexpr int64_t kLayerEntries = 4'000'000;         // tar entries of one layer
+inline constexpr size_t kLayerNameBytes = 64 << 20;          // names of one layer's folders and of its links to lower layers
 inline constexpr size_t kPathBytes = 4096;                  // a path anywhere (PATH_MAX)
 inline constexpr size_t kXattrBytes = 64 << 10;             // one extended attribute from a layer
 inline constexpr size_t kUserFileBytes = 4 << 20;           // /etc/passwd, /etc/group of an image

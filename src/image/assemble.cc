@@ -11,6 +11,7 @@
 #include "base/limits.h"
 #include "base/scope_exit.h"
 #include "base/unique_fd.h"
+#include "image/below.h"
 #include "image/digest.h"
 #include "image/image_config.h"
 #include "image/unpack.h"
@@ -67,6 +68,8 @@ class Assembly {
 
   Result<> FetchOne(Missing& layer, const std::string& diff_id, const std::stop_token& cancel) {
     const Descriptor& blob = request_.manifest.layers[layer.index];
+    TRY(state_.ClaimBlob(blob.digest, cancel));
+    ScopeExit release([&] { state_.ReleaseBlob(blob.digest); });
     layer.folder = TRY(state_.NewLayerFolder());
     LayerRequest fetch{blob, diff_id, state_.LayerPath(layer.folder), {}, cancel};
     uint64_t reported = 0;
@@ -105,15 +108,13 @@ class Assembly {
     return {};
   }
 
-  // From the lowest up: hard links may lead into layers below.
+  // From the lowest up: a layer is completed from those below it.
   Result<> CommitMissing() {
     for (auto& layer : missing_) {
-      if (!layer.unpacked.links_below.empty()) {
-        UniqueFd root(open(state_.LayerPath(layer.folder).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-        if (!root) return ErrnoError("open '{}'", state_.LayerPath(layer.folder));
-        std::vector<std::string> below(chain_.begin(), chain_.begin() + static_cast<ptrdiff_t>(layer.index));
-        TRY(LinkFromBelow(root.get(), layer.unpacked.links_below, state_.LowerDirs(below)));
-      }
+      UniqueFd root(open(state_.LayerPath(layer.folder).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+      if (!root) return ErrnoError("open '{}'", state_.LayerPath(layer.folder));
+      std::vector<std::string> below(chain_.begin(), chain_.begin() + static_cast<ptrdiff_t>(layer.index));
+      TRY(CompleteFromBelow(root.get(), &layer.unpacked, state_.LowerDirs(below)));
       TRY(state_.CommitLayer(layer.chain_id, layer.folder, layer.unpacked));
       layer.folder.clear();
     }
@@ -154,8 +155,12 @@ class Assembly {
 
 Result<std::string> AssembleImage(StoreState& state, const AssembleRequest& request) {
   state.BeginPull();
-  ScopeExit end([&] { state.EndPull(); });
-  return Assembly(state, request).Run();
+  bool useless = false;
+  ScopeExit end([&] { state.EndPull(useless); });
+  auto id = Assembly(state, request).Run();
+  // A transfer that broke is resumed by the next attempt; bytes that are wrong, or for which there is no room, are not.
+  useless = !id && id.error().code != Code::kUnavailable && id.error().code != Code::kCancelled && id.error().code != Code::kDeadlineExceeded;
+  return id;
 }
 
 }  // namespace caisson::image

@@ -7,7 +7,7 @@
 
 #include <cerrno>
 
-#include "base/unique_fd.h"
+#include "sys/path.h"
 
 namespace caisson::image {
 
@@ -30,6 +30,20 @@ Result<std::string> ReadSmallFile(const std::string& path, size_t max_bytes) {
       return MakeError(Code::kInvalidArgument, "'{}' is larger than the limit of {} bytes", path, max_bytes);
     }
   }
+}
+
+Result<UniqueFd> ReopenRegular(int path_fd, const std::string& name) {
+  struct stat info {};
+  if (fstat(path_fd, &info) != 0) return ErrnoError("stat '{}'", name.substr(0, 256));
+  if (!S_ISREG(info.st_mode)) return MakeError(Code::kInvalidArgument, "'{}' is no regular file", name.substr(0, 256));
+  UniqueFd file(open(sys::FdPath(path_fd).c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) return ErrnoError("open '{}'", name.substr(0, 256));
+  return file;
+}
+
+Result<UniqueFd> OpenRegularInRoot(int root_fd, const std::string& path) {
+  UniqueFd found = TRY(sys::OpenInRoot(root_fd, path, O_PATH));
+  return ReopenRegular(found.get(), path);
 }
 
 }  // namespace caisson::image

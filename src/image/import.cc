@@ -13,6 +13,7 @@
 #include "image/assemble.h"
 #include "image/decompress.h"
 #include "image/digest.h"
+#include "image/file.h"
 #include "image/manifest.h"
 #include "image/reference.h"
 #include "sys/path.h"
@@ -32,14 +33,8 @@ class ImportFolder {
   }
 
  private:
-  Result<UniqueFd> OpenFile(const std::string& path) {
-    auto file = TRY(sys::OpenInRoot(root_.get(), "/" + path, O_RDONLY | O_NONBLOCK));
-    struct stat info {};
-    if (fstat(file.get(), &info) != 0 || !S_ISREG(info.st_mode)) return MakeError(Code::kInvalidArgument, "'{}' is no regular file", path.substr(0, 256));
-    return file;
-  }
   Result<std::string> ReadFile(const std::string& path, size_t max_bytes) {
-    auto file = TRY(OpenFile(path));
+    auto file = TRY(OpenRegularInRoot(root_.get(), "/" + path));
     return sys::ReadAll(file.get(), max_bytes);
   }
   static std::string BlobName(const std::string& digest) { return fmt::format("blobs/{}/{}", DigestAlgorithm(digest), DigestHex(digest)); }
@@ -52,7 +47,7 @@ class ImportFolder {
 
   // Feeds a file from an offset.
   Result<> Feed(const std::string& path, uint64_t offset, const BlobSink& sink) {
-    auto file = TRY(OpenFile(path));
+    auto file = TRY(OpenRegularInRoot(root_.get(), "/" + path));
     if (lseek(file.get(), static_cast<off_t>(offset), SEEK_SET) < 0) return ErrnoError("read '{}'", path);
     std::string buffer(256 << 10, '\0');
     for (;;) {

@@ -65,14 +65,17 @@ Result<> Download(const BlobFolder& blobs, const BlobSource& source, const Layer
     return MakeError(Code::kDataLoss, "the unfinished blob '{}' was longer than the blob; it was removed, try again", digest);
   }
   uint64_t done = offset;
-  TRY(source(request.blob, offset, [&](std::string_view bytes) -> Result<> {
+  auto streamed = source(request.blob, offset, [&](std::string_view bytes) -> Result<> {
     TRY(WriteAll(file.get(), bytes, path));
     hasher.Update(bytes);
     done += bytes.size();
     if (request.on_bytes) request.on_bytes(done);
     if (!channel->Write(bytes)) return MakeError(Code::kCancelled, "unpacking has stopped");
     return {};
-  }));
+  });
+  // A full disk needs the room more than the next attempt needs the bytes.
+  if (!streamed && streamed.error().code == Code::kResourceExhausted) unlink(path.c_str());
+  TRY(std::move(streamed));
   std::string found = hasher.Finish();
   if (found != digest) {
     unlink(path.c_str());

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/limits.h"
+#include "base/scope_exit.h"
 
 namespace caisson::image {
 namespace {
@@ -42,11 +43,16 @@ class SqliteMetadata : public Metadata {
 
   Result<> Put(const char* kind, const std::string& id, const Json& record) override {
     std::lock_guard lock(mutex_);
-    auto statement = TRY(Prepare("INSERT OR REPLACE INTO records VALUES (?, ?, ?)"));
-    Bind(statement.get(), 1, kind);
-    Bind(statement.get(), 2, id);
-    Bind(statement.get(), 3, DumpJson(record));
-    if (sqlite3_step(statement.get()) != SQLITE_DONE) return Failed("write to");
+    return Insert(kind, id, DumpJson(record));
+  }
+
+  Result<> PutAll(const std::vector<Row>& rows) override {
+    std::lock_guard lock(mutex_);
+    TRY(Execute("BEGIN IMMEDIATE"));
+    ScopeExit undo([this] { sqlite3_exec(db_.get(), "ROLLBACK", nullptr, nullptr, nullptr); });
+    for (const Row& row : rows) TRY(Insert(row.kind, row.id, row.json));
+    TRY(Execute("COMMIT"));
+    undo.Dismiss();
     return {};
   }
 
@@ -84,7 +90,15 @@ class SqliteMetadata : public Metadata {
     return MakeError(as, "{} image index '{}': {}", verb, path_, db_ ? sqlite3_errmsg(db_.get()) : "out of memory");
   }
   Result<> Execute(const std::string& sql) {
-    if (sqlite3_exec(db_.get(), sql.c_str(), nullptr, nullptr, nullptr) != SQLITE_OK) return Failed("prepare");
+    if (sqlite3_exec(db_.get(), sql.c_str(), nullptr, nullptr, nullptr) != SQLITE_OK) return Failed("change");
+    return {};
+  }
+  Result<> Insert(const char* kind, const std::string& id, const std::string& json) {
+    auto statement = TRY(Prepare("INSERT OR REPLACE INTO records VALUES (?, ?, ?)"));
+    Bind(statement.get(), 1, kind);
+    Bind(statement.get(), 2, id);
+    Bind(statement.get(), 3, json);
+    if (sqlite3_step(statement.get()) != SQLITE_DONE) return Failed("write to");
     return {};
   }
   Result<Statement> Prepare(const char* sql) {

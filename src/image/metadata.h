@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/json.h"
 #include "base/result.h"
@@ -23,6 +24,13 @@ class Metadata {
   virtual ~Metadata() = default;
 
   virtual Result<> Put(const char* kind, const std::string& id, const Json& record) = 0;
+  struct Row {
+    const char* kind;
+    std::string id;
+    std::string json;
+  };
+  // All of them or, on an error, none.
+  virtual Result<> PutAll(const std::vector<Row>& rows) = 0;
   // Absent: success.
   virtual Result<> Delete(const char* kind, const std::string& id) = 0;
   virtual Result<> ForEach(const char* kind, const std::function<Result<>(const std::string& id, const Json& record)>& visit) = 0;

@@ -3,6 +3,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -25,6 +26,17 @@ Dir Open(UniqueFd fd) {
 
 bool IsDots(const char* name) { return name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0')); }
 
+constexpr size_t kMaxOpenLevels = 64;
+
+// A tree may be deeper than there are descriptors: its depths are moved to the top, where they are found again.
+bool MoveUp(int fd, const std::string& leaf, int top, uint64_t* moved) {
+  for (;;) {
+    std::string name = fmt::format(".caisson-deep-{}", (*moved)++);
+    if (renameat2(fd, leaf.c_str(), top, name.c_str(), RENAME_NOREPLACE) == 0) return true;
+    if (errno != EEXIST) return false;
+  }
+}
+
 }  // namespace
 
 Result<> RemoveAt(int parent_fd, const std::string& name) {
@@ -39,6 +51,7 @@ Result<> RemoveAt(int parent_fd, const std::string& name) {
     return Open(UniqueFd(openat(at, leaf.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC)));
   };
   std::vector<Level> stack;
+  uint64_t moved = 0;
   stack.push_back({open_level(parent_fd, name), name});
   if (!stack.back().dir) return ErrnoError("open folder '{}' to remove it", name);
   while (!stack.empty()) {
@@ -49,6 +62,7 @@ Result<> RemoveAt(int parent_fd, const std::string& name) {
       if (IsDots(entry->d_name) || unlinkat(fd, entry->d_name, 0) == 0 || errno == ENOENT) continue;
       if (errno != EISDIR && errno != EPERM) return ErrnoError("remove '{}'", entry->d_name);
       std::string leaf = entry->d_name;
+      if (stack.size() >= kMaxOpenLevels && MoveUp(fd, leaf, dirfd(stack.front().dir.get()), &moved)) continue;
       Dir below = open_level(fd, leaf);
       if (!below) return ErrnoError("open folder '{}' to remove it", leaf);
       stack.push_back({std::move(below), leaf});

@@ -8,13 +8,16 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 
 #include <nlohmann/json.hpp>
 
+#include "base/clock.h"
 #include "base/id.h"
 #include "base/limits.h"
 #include "base/scope_exit.h"
 #include "base/strings.h"
+#include "image/below.h"
 #include "image/digest.h"
 #include "image/image_config.h"
 #include "image/reference.h"
@@ -28,12 +31,28 @@ namespace fs = std::filesystem;
 
 constexpr char kImages[] = "image", kNames[] = "name", kLayers[] = "layer", kSnapshots[] = "snapshot";
 constexpr size_t kMinPrefix = 4;
+// What a pull left is kept so long for its next attempt.
+constexpr int64_t kLeftoverSeconds = 24 * 3600;
 
 std::vector<std::string> NamesIn(const std::string& folder) {
   std::vector<std::string> names;
   std::error_code failed;
   for (fs::directory_iterator at(folder, failed), end; !failed && at != end; at.increment(failed)) names.push_back(at->path().filename());
   return names;
+}
+
+// Removes files (not folders) of `folder` that are older than `age` seconds and not `used`; their bytes.
+uint64_t RemoveFiles(const std::string& folder, int64_t age, const std::function<bool(const std::string& name)>& used) {
+  uint64_t freed = 0;
+  int64_t newest = NowNanos() / kNanosPerSecond - age;
+  for (const auto& name : NamesIn(folder)) {
+    if (used(name)) continue;
+    std::string path = folder + "/" + name;
+    struct stat info {};
+    if (lstat(path.c_str(), &info) != 0 || S_ISDIR(info.st_mode) || info.st_mtim.tv_sec > newest) continue;
+    if (unlink(path.c_str()) == 0) freed += static_cast<uint64_t>(info.st_size);
+  }
+  return freed;
 }
 
 bool IsHex(std::string_view text) { return text.find_first_not_of("0123456789abcdef") == std::string_view::npos; }
@@ -83,7 +102,8 @@ Result<> StoreState::Load() {
   }));
   TRY(metadata_->ForEach(kNames, [&](const std::string& name, const Json& json) -> Result<> {
     if (!json.is_string()) return MakeError(Code::kDataLoss, "the record of the name '{}' is damaged", name);
-    names_[name] = json.get<std::string>();
+    std::string id = json.get<std::string>();
+    if (images_.contains(id)) names_[name] = std::move(id);
     return {};
   }));
   TRY(metadata_->ForEach(kLayers, [&](const std::string& id, const Json& json) -> Result<> {
@@ -123,6 +143,10 @@ Result<> StoreState::RemoveStale() {
   for (const auto& key : NamesIn(root_ + "/s")) {
     if (!snapshots_.contains(key)) ToTrash(SnapshotFolder(key));
   }
+  for (const auto& name : NamesIn(root_ + "/ingest")) {
+    if (name.find('.') != std::string::npos || name.find('-') != std::string::npos) ToTrash(root_ + "/ingest/" + name);
+  }
+  TRY(CollectLocked(kLeftoverSeconds, kLeftoverSeconds));
   trash_waiting_ = true;
   return {};
 }
@@ -155,7 +179,8 @@ Result<ImageRecord*> StoreState::FindLocked(const std::string& name) {
     auto named = names_.end();
     if (!reference->digest.empty()) named = names_.find(reference->Digested(reference->digest));
     else named = names_.find(reference->Tagged());
-    if (named != names_.end()) return &images_.at(named->second);
+    auto image = named == names_.end() ? images_.end() : images_.find(named->second);
+    if (image != images_.end()) return &image->second;
   }
   std::string_view prefix = name;
   if (prefix.starts_with("sha256:")) prefix.remove_prefix(7);
@@ -207,12 +232,11 @@ std::vector<Image> StoreState::List() {
 
 Result<> StoreState::AddImage(const ImageRecord& record, const std::vector<std::string>& names) {
   std::lock_guard lock(mutex_);
-  TRY(metadata_->Put(kImages, record.id, ToJson(record)));
+  std::vector<Metadata::Row> rows = {{kImages, record.id, DumpJson(ToJson(record))}};
+  for (const auto& name : names) rows.push_back({kNames, name, DumpJson(Json(record.id))});
+  TRY(metadata_->PutAll(rows));
   images_[record.id] = record;
-  for (const auto& name : names) {
-    TRY(metadata_->Put(kNames, name, Json(record.id)));
-    names_[name] = record.id;
-  }
+  for (const auto& name : names) names_[name] = record.id;
   return {};
 }
 
@@ -250,11 +274,11 @@ Result<> StoreState::Remove(const std::string& name) {
     collect_later_ = true;
     return {};
   }
-  TRY(CollectLocked());
+  TRY(CollectLocked(0, kLeftoverSeconds));
   return {};
 }
 
-Result<uint64_t> StoreState::CollectLocked() {
+Result<uint64_t> StoreState::CollectLocked(int64_t blob_age, int64_t ingest_age) {
   std::set<std::string> used_layers, used_blobs;
   for (const auto& [id, image] : images_) {
     used_layers.insert(image.chain.begin(), image.chain.end());
@@ -273,16 +297,9 @@ Result<uint64_t> StoreState::CollectLocked() {
     it = layers_.erase(it);
   }
   for (const char* algorithm : {"sha256", "sha512"}) {
-    for (const auto& hex : NamesIn(root_ + "/blobs/" + algorithm)) {
-      std::string digest = std::string(algorithm) + ":" + hex;
-      if (used_blobs.contains(digest)) continue;
-      std::string path = root_ + "/blobs/" + algorithm + "/" + hex;
-      struct stat info {};
-      if (stat(path.c_str(), &info) == 0) freed += static_cast<uint64_t>(info.st_size);
-      unlink(path.c_str());
-    }
+    freed += RemoveFiles(root_ + "/blobs/" + algorithm, blob_age, [&](const std::string& hex) { return used_blobs.contains(std::string(algorithm) + ":" + hex); });
   }
-  return freed;
+  return freed + RemoveFiles(root_ + "/ingest", ingest_age, [](const std::string&) { return false; });
 }
 
 Result<uint64_t> StoreState::CollectGarbage() {
@@ -291,8 +308,7 @@ Result<uint64_t> StoreState::CollectGarbage() {
     collect_later_ = true;
     return uint64_t{0};
   }
-  for (const auto& name : NamesIn(root_ + "/ingest")) unlink((root_ + "/ingest/" + name).c_str());
-  return CollectLocked();
+  return CollectLocked(0, 0);
 }
 
 void StoreState::BeginPull() {
@@ -300,9 +316,25 @@ void StoreState::BeginPull() {
   ++pulls_;
 }
 
-void StoreState::EndPull() {
+void StoreState::EndPull(bool useless) {
   std::lock_guard lock(mutex_);
-  if (--pulls_ == 0 && std::exchange(collect_later_, false)) (void)CollectLocked();  // a later one tries again
+  collect_later_ = collect_later_ || useless;
+  if (--pulls_ > 0) return;
+  int64_t age = std::exchange(collect_later_, false) ? 0 : kLeftoverSeconds;
+  (void)CollectLocked(age, age);  // a later one tries again
+}
+
+Result<> StoreState::ClaimBlob(const std::string& digest, const std::stop_token& cancel) {
+  std::unique_lock lock(mutex_);
+  if (!changed_.wait(lock, cancel, [&] { return !claimed_blobs_.contains(digest); })) return MakeError(Code::kCancelled, "the pull was cancelled");
+  claimed_blobs_.insert(digest);
+  return {};
+}
+
+void StoreState::ReleaseBlob(const std::string& digest) {
+  std::lock_guard lock(mutex_);
+  claimed_blobs_.erase(digest);
+  changed_.notify_all();
 }
 
 Result<bool> StoreState::ClaimLayer(const std::string& chain_id, const std::stop_token& cancel) {
@@ -347,7 +379,9 @@ std::vector<std::string> StoreState::LowerDirs(const std::vector<std::string>& c
   std::vector<std::string> dirs;
   for (auto it = chain.rbegin(); it != chain.rend(); ++it) {
     auto layer = layers_.find(*it);
-    if (layer != layers_.end()) dirs.push_back(LayerPath(layer->second.folder));
+    if (layer == layers_.end()) continue;
+    dirs.push_back(LayerPath(layer->second.folder));
+    if (IsOpaque(dirs.back())) break;
   }
   if (dirs.empty()) dirs.push_back(LayerPath("empty"));
   return dirs;
@@ -380,6 +414,7 @@ Result<Snapshot> StoreState::SnapshotOf(const SnapshotRecord& record) {
     auto layer = layers_.find(*it);
     if (layer == layers_.end()) return MakeError(Code::kDataLoss, "snapshot '{}': a layer of its image is gone", record.key);
     snapshot.lower_dirs.push_back(LayerPath(layer->second.folder));
+    if (IsOpaque(snapshot.lower_dirs.back())) break;
   }
   if (snapshot.lower_dirs.empty()) snapshot.lower_dirs.push_back(LayerPath("empty"));
   snapshot.upper_dir = SnapshotFolder(record.key) + "/fs";
@@ -431,7 +466,7 @@ Result<> StoreState::RemoveSnapshot(const std::string& key) {
   bool image_gone = !images_.contains(found->second.image_id);
   snapshots_.erase(found);
   ToTrash(SnapshotFolder(key));
-  if (image_gone && pulls_ == 0) TRY(CollectLocked());
+  if (image_gone && pulls_ == 0) TRY(CollectLocked(0, kLeftoverSeconds));
   return {};
 }
 

@@ -42,6 +42,9 @@ class StoreState {
   // Layers. Claim waits while another pull makes the same one; true: the caller makes it and then commits or releases.
   Result<bool> ClaimLayer(const std::string& chain_id, const std::stop_token& cancel);
   void ReleaseLayer(const std::string& chain_id);
+  // One at a time fetches a blob: layers of different chains may be the same blob.
+  Result<> ClaimBlob(const std::string& digest, const std::stop_token& cancel);
+  void ReleaseBlob(const std::string& digest);
   // An empty folder to unpack into; not yet anyone's.
   Result<std::string> NewLayerFolder();
   Result<> CommitLayer(const std::string& chain_id, const std::string& folder, const Unpacked& unpacked);
@@ -52,7 +55,8 @@ class StoreState {
   Result<> SyncLayers();
   // While one lives nothing is collected: a pull's layers belong to no image yet.
   void BeginPull();
-  void EndPull();
+  // `useless`: what the pull has fetched is of no use to a later one, so it is collected.
+  void EndPull(bool useless);
 
   Result<Snapshot> Prepare(const std::string& key, const std::string& image);
   Result<Snapshot> FindSnapshot(const std::string& key);
@@ -71,9 +75,10 @@ class StoreState {
   Result<ImageRecord*> FindLocked(const std::string& name);
   Image Describe(const ImageRecord& record);
   Result<> RemoveImageLocked(const std::string& id);
-  Result<uint64_t> CollectLocked();
-  Result<Snapshot> SnapshotOf(const SnapshotRecord& record);
+  // Files that nothing refers to go when they are older than these ages in seconds.
+  Result<uint64_t> CollectLocked(int64_t blob_age, int64_t ingest_age);
   void ToTrash(const std::string& path);
+  Result<Snapshot> SnapshotOf(const SnapshotRecord& record);
   void EmptyTrash(const std::stop_token& stop);
 
   const std::string root_;
@@ -89,7 +94,7 @@ class StoreState {
   std::map<std::string, std::string> names_;  // tag or repository@digest to image id
   std::map<std::string, LayerRecord> layers_;
   std::map<std::string, SnapshotRecord> snapshots_;
-  std::set<std::string> claimed_;
+  std::set<std::string> claimed_, claimed_blobs_;
   int pulls_ = 0;
   bool collect_later_ = false;
   uint64_t last_number_ = 0;

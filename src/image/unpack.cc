@@ -12,6 +12,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <set>
 
 #include "base/limits.h"
 #include "base/strings.h"
@@ -22,6 +23,8 @@
 namespace caisson::image {
 namespace {
 
+// Contents, and a generous header for each entry.
+constexpr int64_t kStreamBytes = limits::kLayerBytes + limits::kLayerEntries * 2048;
 constexpr std::string_view kWhiteout = ".wh.", kOpaque = ".wh..wh..opq", kAufsMeta = ".wh..wh.";
 
 // "./a//b" to "a/b"; empty for the root itself. ".." is refused: no honest layer has it.
@@ -44,6 +47,7 @@ struct Item {
   std::string name;    // clean
   int parent = -1;     // the folder it is in
   std::string leaf;
+  bool hides = false;  // a folder: not to be merged with the one below
 };
 
 class Unpacker {
@@ -67,16 +71,24 @@ class Unpacker {
       TRY(Take(entry));
     }
     // The padding after the end belongs to the stream, whose digest is being taken.
-    while (TRY(source_()).size() > 0) {
+    while (TRY(Next()).size() > 0) {
     }
     TRY(SetFolderTimes());
+    unpacked_.folders_below.assign(implied_.begin(), implied_.end());
     return std::move(unpacked_);
   }
 
  private:
+  Result<std::string_view> Next() {
+    std::string_view bytes = TRY(source_());
+    stream_bytes_ += static_cast<int64_t>(bytes.size());
+    if (stream_bytes_ > kStreamBytes) return MakeError(Code::kResourceExhausted, "the layer's tar has more than {} bytes", kStreamBytes);
+    return bytes;
+  }
+
   static ssize_t Read(archive* reader, void* self, const void** bytes) {
     auto* unpacker = static_cast<Unpacker*>(self);
-    auto next = unpacker->source_();
+    auto next = unpacker->Next();
     if (!next) {
       unpacker->source_error_ = std::move(next.error());
       archive_set_error(reader, EIO, "source failed");
@@ -92,8 +104,20 @@ class Unpacker {
     return MakeError(Code::kInvalidArgument, "the layer's tar is broken: {}", text ? text : "unknown reason");
   }
 
+  Result<> CountInode() {
+    if (++unpacked_.inodes <= static_cast<uint64_t>(limits::kLayerEntries)) return {};
+    return MakeError(Code::kResourceExhausted, "the layer has more than {} entries", limits::kLayerEntries);
+  }
+
+  // Of names that are kept in memory until the end.
+  Result<> Remember(const std::string& name) {
+    name_bytes_ += name.size() + sizeof name;
+    if (name_bytes_ <= limits::kLayerNameBytes) return {};
+    return MakeError(Code::kResourceExhausted, "the layer's folders and links have more than {} bytes of names", limits::kLayerNameBytes);
+  }
+
   Result<> CheckLimits(archive_entry* entry) {
-    if (++unpacked_.inodes > static_cast<uint64_t>(limits::kLayerEntries)) return MakeError(Code::kResourceExhausted, "the layer has more than {} entries", limits::kLayerEntries);
+    TRY(CountInode());
     int64_t size = archive_entry_size_is_set(entry) ? archive_entry_size(entry) : 0;
     if (size < 0 || size > limits::kLayerBytes - static_cast<int64_t>(unpacked_.bytes)) {
       return MakeError(Code::kResourceExhausted, "the layer unpacks to more than {} bytes", limits::kLayerBytes);
@@ -109,7 +133,10 @@ class Unpacker {
     const char* raw = archive_entry_pathname(entry);
     if (raw == nullptr) return MakeError(Code::kInvalidArgument, "a layer entry has no name");
     Item item{entry, TRY(CleanName(raw)), -1, ""};
-    if (item.name.empty()) return SetAttributesOfFolder(item, root_);
+    if (item.name.empty()) {
+      if (archive_entry_filetype(entry) != AE_IFDIR) return MakeError(Code::kInvalidArgument, "the layer's root is no folder in it");
+      return SetAttributesOfFolder(item, root_);
+    }
     size_t slash = item.name.rfind('/');
     std::string folder = slash == std::string::npos ? "" : item.name.substr(0, slash);
     item.leaf = item.name.substr(slash == std::string::npos ? 0 : slash + 1);
@@ -123,34 +150,61 @@ class Unpacker {
   Result<int> Folder(const std::string& path) {
     if (path.empty()) return root_;
     if (folder_ && path == folder_path_) return folder_.get();
-    folder_ = TRY(sys::MakeDirInRoot(root_, path, 0755));
+    auto there = sys::OpenInRoot(root_, path, O_PATH | O_DIRECTORY);
+    if (!there && there.error().sys_errno == ENOENT) {
+      TRY(NoteMissing(path));
+      there = sys::MakeDirInRoot(root_, path, 0755);
+    }
+    folder_ = TRY(std::move(there));
     folder_path_ = path;
     return folder_.get();
   }
 
-  Result<> Whiteout(const Item& item) {
-    if (item.leaf == kOpaque) {
-      if (setxattr(sys::FdPath(item.parent).c_str(), "trusted.overlay.opaque", "y", 1, 0) != 0) return ErrnoError("mark opaque");
-      return {};
+  // The folders on the way to `path` that are about to be made without an entry of their own.
+  Result<> NoteMissing(std::string path) {
+    while (!path.empty()) {
+      auto there = sys::OpenInRoot(root_, path, O_PATH);
+      if (there || there.error().sys_errno != ENOENT) return {};
+      TRY(CountInode());
+      TRY(Remember(path));
+      implied_.insert(path);
+      size_t slash = path.rfind('/');
+      path.resize(slash == std::string::npos ? 0 : slash);
     }
-    if (item.leaf.starts_with(kAufsMeta)) return {};  // AUFS's own bookkeeping
-    std::string hidden = item.leaf.substr(kWhiteout.size());
-    if (hidden.empty() || hidden == "." || hidden == "..") return MakeError(Code::kInvalidArgument, "layer entry '{}' hides nothing that can be", item.name);
-    TRY(MakeRoom(item.parent, hidden, false));
-    if (mknodat(item.parent, hidden.c_str(), S_IFCHR, makedev(0, 0)) != 0) return ErrnoError("make whiteout");
     return {};
   }
 
-  // Takes away what is in the place of a new entry; a folder may stay for a folder.
-  Result<> MakeRoom(int parent, const std::string& leaf, bool is_folder) {
+  static Result<> MarkOpaque(int folder) {
+    if (setxattr(sys::FdPath(folder).c_str(), "trusted.overlay.opaque", "y", 1, 0) != 0) return ErrnoError("mark opaque");
+    return {};
+  }
+
+  Result<> Whiteout(const Item& item) {
+    if (item.leaf == kOpaque) return MarkOpaque(item.parent);
+    if (item.leaf.starts_with(kAufsMeta)) return {};  // AUFS's own bookkeeping
+    std::string hidden = item.leaf.substr(kWhiteout.size());
+    if (hidden.empty() || hidden == "." || hidden == "..") return MakeError(Code::kInvalidArgument, "layer entry '{}' hides nothing that can be", item.name);
+    if (mknodat(item.parent, hidden.c_str(), S_IFCHR, makedev(0, 0)) == 0) return {};
+    if (errno != EEXIST) return ErrnoError("make whiteout");
+    // The layer's own stays. A file hides what is below by itself, a folder has to be told.
+    UniqueFd folder(openat(item.parent, hidden.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!folder) return errno == ENOTDIR || errno == ELOOP ? Result<>() : Result<>(ErrnoError("open '{}'", hidden));
+    return MarkOpaque(folder.get());
+  }
+
+  // Takes away what is in the place of a new entry; a folder may stay for a folder. True if something was taken away.
+  Result<bool> MakeRoom(int parent, const std::string& leaf, bool is_folder) {
     struct stat info {};
-    if (fstatat(parent, leaf.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) return errno == ENOENT ? Result<>() : Result<>(ErrnoError("look at '{}'", leaf));
-    if (S_ISDIR(info.st_mode) && is_folder) return {};
+    if (fstatat(parent, leaf.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
+      if (errno != ENOENT) return ErrnoError("look at '{}'", leaf);
+      return false;
+    }
+    if (S_ISDIR(info.st_mode) && is_folder) return false;
     // It may be the folder that is kept, or above it.
     folder_.Reset();
     folder_path_.clear();
-    UniqueFd held(fcntl(parent, F_DUPFD_CLOEXEC, 3));
-    return RemoveAt(held ? held.get() : parent, leaf);
+    TRY(RemoveAt(parent, leaf));
+    return true;
   }
 
   Result<> Make(Item& item) {
@@ -161,7 +215,8 @@ class Unpacker {
     UniqueFd parent(fcntl(item.parent, F_DUPFD_CLOEXEC, 3));
     if (!parent) return ErrnoError("keep the folder");
     item.parent = parent.get();
-    TRY(MakeRoom(item.parent, item.leaf, is_folder));
+    // What is below was hidden by what had the name until now; a folder must go on hiding it.
+    item.hides = TRY(MakeRoom(item.parent, item.leaf, is_folder));
     if (link) return HardLink(item);
     switch (kind) {
       case AE_IFREG: return RegularFile(item);
@@ -185,7 +240,7 @@ class Unpacker {
       if (status == ARCHIVE_EOF) break;
       if (status != ARCHIVE_OK && status != ARCHIVE_WARN) return Failed();
       unpacked_.bytes += size;
-      if (offset < 0 || offset + static_cast<int64_t>(size) > limits::kLayerBytes) return MakeError(Code::kResourceExhausted, "larger than {} bytes", limits::kLayerBytes);
+      if (offset < 0 || offset > limits::kLayerBytes - static_cast<int64_t>(size)) return MakeError(Code::kResourceExhausted, "larger than {} bytes", limits::kLayerBytes);
       auto* bytes = static_cast<const char*>(block);
       while (size > 0) {
         ssize_t written = pwrite(file.get(), bytes, size, offset);
@@ -211,6 +266,7 @@ class Unpacker {
     if (mkdirat(item.parent, item.leaf.c_str(), 0755) != 0 && errno != EEXIST) return ErrnoError("make folder");
     UniqueFd folder(openat(item.parent, item.leaf.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     if (!folder) return ErrnoError("open folder");
+    if (item.hides) TRY(MarkOpaque(folder.get()));
     return SetAttributesOfFolder(item, folder.get());
   }
 
@@ -220,6 +276,8 @@ class Unpacker {
     TRY(SetXattrs(item.entry, fd));
     timespec times[2];
     Times(item.entry, times);
+    implied_.erase(item.name);
+    TRY(Remember(item.name));
     folder_times_.emplace_back(item.name, times[1]);
     return {};
   }
@@ -248,9 +306,15 @@ class Unpacker {
     auto folder = sys::OpenInRoot(root_, slash == std::string::npos ? "/" : target.substr(0, slash), O_PATH | O_DIRECTORY);
     if (!folder && folder.error().sys_errno != ENOENT) return std::move(folder.error());
     std::string leaf = target.substr(slash == std::string::npos ? 0 : slash + 1);
+    struct stat info {};
+    if (folder && fstatat(folder->get(), leaf.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) {
+      if (S_ISDIR(info.st_mode)) return MakeError(Code::kInvalidArgument, "layer entry '{}' is a hard link to a folder", item.name);
+      if (S_ISCHR(info.st_mode) && info.st_rdev == 0) return MakeError(Code::kInvalidArgument, "layer entry '{}' links to what the layer takes away", item.name);
+    }
     if (!folder || linkat(folder->get(), leaf.c_str(), item.parent, item.leaf.c_str(), 0) != 0) {
       if (folder && errno != ENOENT) return ErrnoError("link to '{}'", target);
-      if (unpacked_.links_below.size() >= 100'000) return MakeError(Code::kResourceExhausted, "too many links to lower layers");
+      TRY(Remember(item.name));
+      TRY(Remember(target));
       unpacked_.links_below.push_back({item.name, target});
     }
     return {};
@@ -276,7 +340,7 @@ class Unpacker {
     size_t size = 0;
     while (archive_entry_xattr_next(entry, &name, &value, &size) == ARCHIVE_OK) {
       std::string_view key = name;
-      if (!key.starts_with("user.") && key != "security.capability") continue;
+      if (!IsKeptXattr(key)) continue;
       if (size > limits::kXattrBytes || key.size() > 255) return MakeError(Code::kResourceExhausted, "an extended attribute of {} bytes", size);
       // A file system without user attributes: the file is worth more than them.
       if (fsetxattr(fd, name, value, size, 0) != 0 && errno != ENOTSUP) return ErrnoError("set extended attribute '{}'", key);
@@ -303,18 +367,10 @@ class Unpacker {
   UniqueFd folder_;
   std::string folder_path_;
   std::vector<std::pair<std::string, timespec>> folder_times_;
+  std::set<std::string> implied_ = {""};
+  size_t name_bytes_ = 0;
+  int64_t stream_bytes_ = 0;
 };
-
-// As overlay stacks them: the topmost layer with the name decides.
-Result<UniqueFd> OpenBelow(const std::vector<std::string>& lower_dirs, const std::string& target) {
-  for (const auto& dir : lower_dirs) {
-    UniqueFd root(open(dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-    if (!root) return ErrnoError("open layer '{}'", dir);
-    auto file = sys::OpenInRootNoLinks(root.get(), target, O_RDONLY | O_NONBLOCK);
-    if (file) return file;
-  }
-  return MakeError(Code::kInvalidArgument, "hard link target '{}' is in no layer", target.substr(0, 256));
-}
 
 }  // namespace
 
@@ -323,25 +379,8 @@ Result<Unpacked> UnpackTar(int root_fd, const TarSource& source) {
   return Unpacker(root_fd, source).Run();
 }
 
-Result<> LinkFromBelow(int root_fd, const std::vector<LinkBelow>& links, const std::vector<std::string>& lower_dirs) {
-  for (const auto& link : links) {
-    UniqueFd from = TRY(OpenBelow(lower_dirs, link.target));
-    struct stat info {};
-    if (fstat(from.get(), &info) != 0 || !S_ISREG(info.st_mode)) return MakeError(Code::kInvalidArgument, "hard link '{}': its target '{}' is no regular file", link.path, link.target);
-    auto [folder, leaf] = sys::SplitPath("/" + link.path);
-    UniqueFd parent = TRY(sys::MakeDirInRoot(root_fd, folder, 0755));
-    UniqueFd to(openat(parent.get(), leaf.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-    if (!to) return ErrnoError("create '{}'", link.path);
-    off_t left = info.st_size;
-    while (left > 0) {
-      ssize_t copied = copy_file_range(from.get(), nullptr, to.get(), nullptr, static_cast<size_t>(left), 0);
-      if (copied <= 0) return ErrnoError("copy '{}'", link.target);
-      left -= copied;
-    }
-    timespec times[2] = {info.st_mtim, info.st_mtim};
-    if (fchown(to.get(), info.st_uid, info.st_gid) != 0 || fchmod(to.get(), info.st_mode & 07777) != 0 || futimens(to.get(), times) != 0) return ErrnoError("set attributes of '{}'", link.path);
-  }
-  return {};
+bool IsKeptXattr(std::string_view name) {
+  return name == "security.capability" || (name.starts_with("user.") && !name.starts_with("user.overlay."));
 }
 
 }  // namespace caisson::image

@@ -5,7 +5,10 @@
 // the folder by openat2(2) and used as a descriptor; sizes, entries and paths are bounded; what leads out is an error.
 //
 // Kept of a layer: names, contents, modes with setuid, numeric owners, times, links, devices (inside only), the extended
-// attributes user.* and security.capability. Dropped: every other extended attribute, trusted.overlay.* first of all.
+// attributes user.* and security.capability. Dropped: every other extended attribute, trusted.overlay.* and user.overlay.*
+// first of all.
+//
+// A whiteout hides what is below, never what the layer has itself (image-spec layer.md), in whatever order they come.
 #pragma once
 
 #include <cstdint>
@@ -29,13 +32,15 @@ struct LinkBelow {
 struct Unpacked {
   uint64_t bytes = 0, inodes = 0;
   std::vector<LinkBelow> links_below;
+  // Folders that entries are in but no entry describes: they are to look as in the layers below. "" is the root.
+  std::vector<std::string> folders_below;
 };
 
 // Unpacks into `root_fd`, an open empty folder. Errors name the entry: kInvalidArgument for what cannot be, kResourceExhausted
 // for limits and a full disk, else what the source says. What was unpacked stays for the caller to remove.
 Result<Unpacked> UnpackTar(int root_fd, const TarSource& source);
 
-// Makes the links that UnpackTar could not, from `lower_dirs` (topmost first, absolute).
-Result<> LinkFromBelow(int root_fd, const std::vector<LinkBelow>& links, const std::vector<std::string>& lower_dirs);
+// Whether an extended attribute of a layer's file is kept.
+bool IsKeptXattr(std::string_view name);
 
 }  // namespace caisson::image
