@@ -50,7 +50,7 @@ def make_daemon(registry):
     yield make
     for daemon, leaks, path in made:
         daemon.destroy()
-        left = leaks.check()
+        left = leaks.check() + sorted(daemon.links_left)
         remove_tree(path)
         assert not left, left
 
@@ -65,7 +65,7 @@ def daemon(registry):
     daemon.client.PullImage(image={"image": registry.busybox})
     yield daemon
     daemon.destroy()
-    left = leaks.check()
+    left = leaks.check() + sorted(daemon.links_left)
     remove_tree(path)
     assert not left, left
 

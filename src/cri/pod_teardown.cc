@@ -196,6 +196,25 @@ Result<> KillContainer(Context& context, const ContainerPtr& container, int64_t 
                    deadline_millis);
 }
 
+Result<> EndTask(ShimClient& shim, const std::string& container_id) {
+  task::KillRequest kill;
+  kill.set_id(container_id);
+  kill.set_signal(kSigkill);
+  kill.set_all(true);
+  auto killed = shim.Call<wkt::Empty>(service::kTask, "Kill", kill, kContainersMillis);
+  if (!killed && killed.error().code == Code::kNotFound) return {};
+  task::WaitRequest wait;
+  wait.set_id(container_id);
+  (void)shim.Call<task::WaitResponse>(service::kTask, "Wait", wait, kContainersMillis);
+  task::DeleteRequest remove;
+  remove.set_id(container_id);
+  auto removed = shim.Call<task::DeleteResponse>(service::kTask, "Delete", remove, kContainersMillis);
+  if (!removed && removed.error().code != Code::kNotFound && !shim.gone()) {
+    return std::move(removed.error()).Within(fmt::format("end container '{}'", container_id));
+  }
+  return {};
+}
+
 Result<> RemoveContainerFiles(Context& context, const ContainerRecord& record) {
   if (!record.snapshot_key().empty()) TRY(context.images.RemoveSnapshot(record.snapshot_key()));
   std::error_code error;
@@ -217,9 +236,8 @@ Result<> RemoveContainer(Context& context, const ContainerPtr& container) {
     task::DeleteRequest request;
     request.set_id(container->id());
     auto deleted = shim->Call<task::DeleteResponse>(service::kTask, "Delete", request);
-    if (!deleted && deleted.error().code != Code::kNotFound) {
-      return std::move(deleted.error()).Within(fmt::format("delete container '{}'", container->id()));
-    }
+    // Something of it runs although the record says that it has ended: a failed start that could not be undone.
+    if (!deleted && deleted.error().code != Code::kNotFound) TRY(EndTask(*shim, container->id()));
   }
   TRY(RemoveContainerFiles(context, *record));
   return context.containers.Remove(container->id());

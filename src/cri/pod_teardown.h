@@ -31,6 +31,9 @@ Result<> StopPod(Context& context, const PodPtr& pod);
 Result<> RemoveContainer(Context& context, const ContainerPtr& container);
 // The snapshot and the bundle.
 Result<> RemoveContainerFiles(Context& context, const ContainerRecord& record);
+// Kills, waits for and deletes whatever the companion has of the container, in whichever state; the record is the caller's.
+// Unknown to the companion, or the companion dead: success.
+Result<> EndTask(ShimClient& shim, const std::string& container_id);
 // SIGKILL to every process of the container, and its end is recorded.
 Result<> KillContainer(Context& context, const ContainerPtr& container, int64_t deadline_millis);
 

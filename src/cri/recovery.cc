@@ -10,7 +10,6 @@
 #include "base/log.h"
 #include "caisson/pod/v1/pod.pb.h"
 #include "containerd/sandbox.pb.h"
-#include "containerd/task_v3.pb.h"
 #include "cri/exits.h"
 #include "cri/pod_network.h"
 #include "cri/pod_teardown.h"
@@ -21,7 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 namespace sandbox = containerd::runtime::sandbox::v1;
-namespace task = containerd::task::v3;
 namespace v1 = runtime::v1;
 
 constexpr int64_t kAnswerMillis = 5'000;  // of a companion that is asked how things are
@@ -149,17 +147,10 @@ void UndoContainer(Context& context, const ContainerRecord& record) {
   log::Info("undo the unfinished creation of container {}", record.id());
   auto pod = context.pods.Find(record.pod_id());
   if (std::shared_ptr<ShimClient> shim = pod ? (*pod)->shim() : nullptr) {
-    task::KillRequest kill;
-    kill.set_id(record.id());
-    kill.set_signal(9);
-    kill.set_all(true);
-    (void)shim->Call<wkt::Empty>(service::kTask, "Kill", kill, kAnswerMillis);
-    task::WaitRequest wait;
-    wait.set_id(record.id());
-    (void)shim->Call<task::WaitResponse>(service::kTask, "Wait", wait, kAnswerMillis);
-    task::DeleteRequest remove;
-    remove.set_id(record.id());
-    (void)shim->Call<task::DeleteResponse>(service::kTask, "Delete", remove, kAnswerMillis);
+    if (auto ended = EndTask(*shim, record.id()); !ended) {
+      log::Error("{}; it is tried again at the next start", ended.error().message);
+      return;
+    }
   }
   if (auto removed = RemoveContainerFiles(context, record); !removed) {
     log::Error("{}; it is tried again at the next start", removed.error().message);

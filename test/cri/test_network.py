@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """CNI: networks that come, change, fail and hang."""
+import json
 import os
 import socket
-import stat
+import subprocess
 import time
 
 import grpc
@@ -22,18 +23,13 @@ def plugin(daemon, name, script):
 def custom(make_daemon, registry, script, deadline=None):
     config = '[cni]\nconf_dir = "{d}/cni"\nbin_dirs = ["{d}"]\n'
     daemon = make_daemon(start=False, cni={"cniVersion": "1.0.0", "name": "t", "plugins": [{"type": "t"}]})
-    text = config.format(d=daemon.folder) + (f"add_timeout = \"{deadline}\"\ndel_timeout = \"{deadline}\"\n" if deadline else "")
+    text = config.format(d=daemon.folder) + (f"add_timeout_seconds = {deadline}\ndel_timeout_seconds = {deadline}\n" if deadline else "")
     with open(daemon.config, "w") as f:
         f.write(text)
     plugin(daemon, "t", script)
     daemon.start()
     daemon.image = registry.busybox
     return daemon
-
-
-def leases(daemon):
-    folder = f"{daemon.folder}/ipam/{daemon.bridge}-net"
-    return [f for f in os.listdir(folder) if f[0].isdigit()] if os.path.isdir(folder) else []
 
 
 def test_no_network_then_one_appears(make_daemon, registry):
@@ -66,15 +62,15 @@ def test_missing_plugin(make_daemon):
 
 
 def test_hanging_plugin(make_daemon, registry):
-    daemon = custom(make_daemon, registry, 'test "$CNI_COMMAND" = DEL && exit 0\nsleep 7654321 & sleep 7654321\n', deadline="1s")
+    daemon = custom(make_daemon, registry, 'test "$CNI_COMMAND" = DEL && exit 0\nsleep 7654321 & sleep 7654321\n', deadline=1)
     with pytest.raises(grpc.RpcError) as error:
         daemon.client.RunPodSandbox(config=Pods(daemon).pod_config())
     assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert os.system("pgrep -f 'sleep 7654321' >/dev/null") != 0
+    assert subprocess.run(["pgrep", "-f", "sleep 7654321"], stdout=subprocess.PIPE).stdout == b""
 
 
 def test_garbage_and_endless_output(make_daemon, registry):
-    daemon = custom(make_daemon, registry, 'test "$CNI_COMMAND" = DEL && exit 0\nyes\n', deadline="20s")
+    daemon = custom(make_daemon, registry, 'test "$CNI_COMMAND" = DEL && exit 0\nyes\n', deadline=20)
     with pytest.raises(grpc.RpcError):
         daemon.client.RunPodSandbox(config=Pods(daemon).pod_config())
 
@@ -122,8 +118,6 @@ def test_host_port(daemon, pods):
 
 
 def test_netns_deleted_underneath(make_daemon, registry):
-    import json
-    import subprocess
     daemon = make_daemon()
     pods = Pods(daemon, registry.busybox)
     pod = pods.run_pod()
@@ -133,7 +127,7 @@ def test_netns_deleted_underneath(make_daemon, registry):
     os.unlink(netns)
     daemon.client.StopPodSandbox(pod_sandbox_id=pod[0])
     daemon.client.RemovePodSandbox(pod_sandbox_id=pod[0])
-    assert leases(daemon) == []
+    assert daemon.leases() == []
 
 
 def test_dns(pods):

@@ -80,7 +80,9 @@ def test_companion_killed(alone):
 
 
 def test_two_daemons_on_one_root(alone):
-    other = subprocess.run(alone.command("--socket", f"{alone.folder}/other.sock"), stderr=subprocess.PIPE,
+    command = alone.command()
+    command[command.index("--socket") + 1] = f"{alone.folder}/other.sock"
+    other = subprocess.run(command, stderr=subprocess.PIPE,
                            stdout=subprocess.PIPE, text=True, timeout=30)
     assert other.returncode != 0 and alone.root in other.stderr + other.stdout
 

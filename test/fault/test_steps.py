@@ -19,11 +19,19 @@ def steps(prefix):
     return found
 
 
-def left_over(daemon):
-    """What the daemon still knows or keeps after the failed operation."""
-    pods = [p.id for p in daemon.client.ListPodSandbox().items]
-    containers = [c.id for c in daemon.client.ListContainers().containers]
-    return pods, containers
+def test_every_step_has_a_test():
+    tested = {step for prefix in ("run_pod_sandbox.", "create_container.", "start_container.", "pull_image.")
+              for step in steps(prefix)}
+    assert tested == set(steps(""))
+
+
+def test_the_leak_check_sees_a_pod(daemon, pods):
+    pods.start(pods.run_pod(), ["sleep", "12345"])
+    seen = daemon.leaks_of_pods()
+    for kind in ("process ", "mount ", "cgroup ", "link ", "lease ", f"file {daemon.state}/pods",
+                 f"file {daemon.state}/containers", f"file {daemon.root}/images/s/", "row pods", "row containers"):
+        assert any(item.startswith(kind) for item in seen), (kind, seen)
+    assert any("sleep 12345" in item for item in seen)
 
 
 @pytest.mark.parametrize("step", steps("run_pod_sandbox."))
@@ -34,11 +42,8 @@ def test_run_pod_sandbox(make_daemon, step):
     with pytest.raises(grpc.RpcError) as error:
         daemon.client.RunPodSandbox(config=config)
     assert step in error.value.details()
-    assert left_over(daemon) == ([], [])
-    assert daemon.leaks_of_pods() == []
-    daemon.stop()
-    daemon.args = []
-    daemon.start()
+    assert len(daemon.client.ListPodSandbox().items) == 0 and daemon.leaks_of_pods() == []
+    daemon.restart_with()
     Pods(daemon).run_pod(config)
 
 
@@ -48,9 +53,15 @@ def test_create_container(make_daemon, registry, step):
     daemon.client.PullImage(image={"image": registry.busybox})
     pods = Pods(daemon, registry.busybox)
     pod = pods.run_pod()
+    before = daemon.leaks_of_pods()
     with pytest.raises(grpc.RpcError) as error:
         pods.create(pod, ["true"], name="same")
-    assert step in error.value.details() and left_over(daemon)[1] == []
+    assert step in error.value.details() and len(daemon.client.ListContainers().containers) == 0
+    assert daemon.leaks_of_pods() == before
+    daemon.restart_with()
+    assert Pods(daemon, registry.busybox).out(pod, ["echo", "again"], name="same") == "again\n"
+    daemon.remove_all()
+    assert daemon.leaks_of_pods() == []
 
 
 @pytest.mark.parametrize("step", steps("start_container."))
@@ -58,17 +69,32 @@ def test_start_container(make_daemon, registry, step):
     daemon = make_daemon(args=["--fault", step])
     daemon.client.PullImage(image={"image": registry.busybox})
     pods = Pods(daemon, registry.busybox)
-    container = pods.create(pods.run_pod(), ["sleep", "1000"])
+    pod = pods.run_pod()
+    before = daemon.leaks_of_pods()
+    container = pods.create(pod, ["sleep", "1000"])
     with pytest.raises(grpc.RpcError) as error:
         daemon.client.StartContainer(container_id=container)
     assert step in error.value.details()
+    status = pods.status(container)
+    assert (status.state, status.reason, status.exit_code) == (2, "StartError", 128) and step in status.message
+    # Its process is gone before the answer, not with the container.
+    assert not any("sleep 1000" in item for item in daemon.leaks_of_pods())
     daemon.client.RemoveContainer(container_id=container)
+    assert daemon.leaks_of_pods() == before
 
 
 @pytest.mark.parametrize("step", steps("pull_image."))
 def test_pull_image(make_daemon, registry, step):
+    """The step fails after its work, so the image may be there: then all of it is, and it goes as any other."""
     daemon = make_daemon(args=["--fault", step])
     with pytest.raises(grpc.RpcError) as error:
         daemon.client.PullImage(image={"image": registry.busybox})
     assert step in error.value.details()
+    daemon.restart_with()
+    if daemon.client.ListImages().images:
+        pods = Pods(daemon, registry.busybox)
+        assert pods.out(pods.run_pod(), ["echo", "whole"]) == "whole\n"
+        daemon.remove_all()
+        daemon.client.RemoveImage(image={"image": registry.busybox})
     assert len(daemon.client.ListImages().images) == 0
+    daemon.client.PullImage(image={"image": registry.busybox})

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A caissond of the test's own: private root, state, socket, CNI configuration and cgroup parent."""
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 
 import grpc
 
 from .cri import Client
-from .leaks import Leaks
+from .leaks import Leaks, links_of
 from .registry import wait_for
 
 BUILD = os.environ.get("CAISSON_BUILD", os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(
@@ -94,10 +96,19 @@ class Daemon:
 
     def stop(self):
         """SIGTERM; pods live on."""
+        # First: an idle Python channel polls nothing, so it would answer the server's farewell after seconds only.
+        if self.client:
+            self.client.close()
         if self.process and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(30)
         self._closed()
+
+    def restart_with(self, *args):
+        """Ends the daemon and starts it with other flags."""
+        self.stop()
+        self.args = list(args)
+        return self.start()
 
     def _closed(self):
         if self.client:
@@ -112,9 +123,24 @@ class Daemon:
             self.client.RemovePodSandbox(pod_sandbox_id=pod.id)
 
     def leaks_of_pods(self):
-        """Processes, mounts, cgroups and namespaces of pods that live although no pod should."""
-        return [found for found in Leaks(self.marker).before
-                if "caissond" not in found and found != f"cgroup {self.cgroup_parent}"]
+        """All that would be of pods or containers: processes, mounts, cgroups, links, leases, files, rows. Of a daemon
+        without pods: what leaked."""
+        found = [item for item in Leaks(self.marker, self.bridge).before
+                 if f"{BIN}/caissond --config" not in item
+                 and not (item.startswith("cgroup ") and item.endswith(self.cgroup_parent))]
+        found += [f"lease {ip}" for ip in self.leases()]
+        for folder in (f"{self.state}/pods", f"{self.state}/containers", f"{self.state}/netns", f"{self.root}/images/s",
+                       f"{self.root}/images/ingest"):
+            found += [f"file {folder}/{name}" for name in (os.listdir(folder) if os.path.isdir(folder) else [])]
+        with contextlib.closing(sqlite3.connect(f"file:{self.root}/caissond.db?mode=ro", uri=True)) as index:
+            for table in ("pods", "containers"):
+                found += [f"row {table} {row[0]}" for row in index.execute(f"SELECT id FROM {table}")]
+        return sorted(found)
+
+    def leases(self):
+        """Addresses that host-local has given out."""
+        folder = f"{self.folder}/ipam/{self.bridge}-net"
+        return [name for name in os.listdir(folder) if name[0].isdigit() or ":" in name] if os.path.isdir(folder) else []
 
     def destroy(self):
         """Pods, daemon, bridge and folders gone."""
@@ -123,6 +149,7 @@ class Daemon:
                 self.remove_all()
         finally:
             self.stop()
+            self.links_left = links_of(self.bridge)
             subprocess.run(["ip", "link", "del", self.bridge], stderr=subprocess.DEVNULL)
             self._remove_cgroup_parent()
 

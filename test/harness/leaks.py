@@ -3,6 +3,14 @@
 import os
 
 
+def _text(path):
+    try:
+        with open(path, errors="replace") as f:
+            return f.read()
+    except OSError:
+        return ""
+
+
 def _processes(marker):
     found = set()
     for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -11,7 +19,8 @@ def _processes(marker):
                 command = f.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()
         except OSError:
             continue
-        if marker in command:
+        # A container's process says nothing of us in its command, but its cgroup does.
+        if marker in command or marker in _text(f"/proc/{pid}/cgroup"):
             found.add(f"process {pid}: {command[:200]}")
     return found
 
@@ -38,21 +47,24 @@ def _tree(path):
     return [os.path.join(base, leaf) for base, _, leaves in os.walk(path) for leaf in leaves]
 
 
-def _links():
-    return {f"link {name}" for name in os.listdir("/sys/class/net") if name.startswith("veth")}
+def links_of(bridge):
+    """The links that are ports of the bridge: the host's ends of pods' veths."""
+    folder = f"/sys/class/net/{bridge}/brif"
+    return {f"link {name} of {bridge}" for name in os.listdir(folder)} if os.path.isdir(folder) else set()
 
 
 class Leaks:
-    """Leaks(marker...) remembers; check() returns what is new: things whose name has one of the markers."""
+    """Leaks(marker...) remembers; check() returns what is new: things whose name has one of the markers, links of a bridge
+    of that name."""
 
     def __init__(self, *markers):
         self.markers = markers
         self.before = self._now()
 
     def _now(self):
-        found = _links()
+        found = set()
         for marker in self.markers:
-            found |= _processes(marker) | _mounts(marker) | _cgroups(marker) | _netns(marker)
+            found |= links_of(marker) | _processes(marker) | _mounts(marker) | _cgroups(marker) | _netns(marker)
         return found
 
     def check(self):

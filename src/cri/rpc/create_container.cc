@@ -149,26 +149,6 @@ Result<> CreateTask(Creation& creation) {
   return {};
 }
 
-// Kill, wait, delete: whatever of the task there is.
-Result<> UndoTask(Creation& creation) {
-  constexpr int64_t kMillis = 10'000;
-  const std::string& id = creation.record.id();
-  task::KillRequest kill;
-  kill.set_id(id);
-  kill.set_signal(9);
-  kill.set_all(true);
-  auto killed = creation.shim->Call<wkt::Empty>(service::kTask, "Kill", kill, kMillis);
-  if (!killed && killed.error().code == Code::kNotFound) return {};
-  task::WaitRequest wait;
-  wait.set_id(id);
-  (void)creation.shim->Call<task::WaitResponse>(service::kTask, "Wait", wait, kMillis);
-  task::DeleteRequest remove;
-  remove.set_id(id);
-  auto removed = creation.shim->Call<task::DeleteResponse>(service::kTask, "Delete", remove, kMillis);
-  if (!removed && removed.error().code != Code::kNotFound && !creation.shim->gone()) return std::move(removed.error());
-  return {};
-}
-
 void LogFailure(Creation& creation, const Result<>& undone) {
   if (undone) return;
   creation.released = false;
@@ -196,7 +176,7 @@ Result<> RunSteps(Creation& creation, const std::string& name, ContainerPtr* mad
   TRY(creation.steps.Run("snapshot", [&] { return PrepareSnapshot(creation); }));
   TRY(creation.steps.Run("bundle", [&] { return MakeBundle(creation); }));
   if (!record.log_path().empty()) TRY(MakeLogDir(record.log_path()));
-  undo.Add([&] { LogFailure(creation, UndoTask(creation)); });
+  undo.Add([&] { LogFailure(creation, EndTask(*creation.shim, record.id())); });
   TRY(creation.steps.Run("task_create", [&] { return CreateTask(creation); }));
   undo.Add([&] { (void)context.containers.Remove(record.id()); });
   return creation.steps.Run("record", [&] {

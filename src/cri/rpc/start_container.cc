@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "base/log.h"
 #include "containerd/task_v3.pb.h"
 #include "cri/pod_teardown.h"
 #include "cri/rpc/rpc.h"
@@ -11,7 +12,6 @@ namespace task = containerd::task::v3;
 
 // What a shell answers for a program it cannot start, and containerd for a failed start.
 constexpr int kStartErrorExitCode = 128;
-constexpr int64_t kKillMillis = 10'000;
 
 const char* StateWord(v1::ContainerState state) {
   switch (state) {
@@ -61,7 +61,6 @@ Result<v1::StartContainerResponse> StartContainer(Context& context, const v1::St
     started_at = NowNanos();
     return {};
   });
-  bool running = started.has_value();
   if (started) {
     started = steps.Run("record", [&] {
       return context.containers.Update(container, [&](ContainerRecord& record) {
@@ -75,13 +74,10 @@ Result<v1::StartContainerResponse> StartContainer(Context& context, const v1::St
     });
   }
   if (!started) {
-    // A container that runs without the index saying so could not be stopped by anybody.
-    if (running) (void)KillContainer(context, container, kKillMillis);
+    // Whether it runs (its answer came too late, the record could not be written) or not: a container that runs without
+    // the index saying so could not be stopped by anybody. Recorded first: the exit that the kill makes is not its end.
     RecordStartError(context, container, started.error(), steps);
-    task::DeleteRequest remove;
-    remove.set_id(container->id());
-    // RemoveContainer asks again if this fails.
-    (void)shim->Call<task::DeleteResponse>(service::kTask, "Delete", remove);
+    if (auto ended = EndTask(*shim, container->id()); !ended) log::Error("{}", ended.error().message);
     return std::move(started.error()).Within(fmt::format("start container '{}'", container->id()));
   }
   container->NotifyChanged();
