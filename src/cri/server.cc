@@ -11,6 +11,8 @@
 #include <sys/un.h>
 
 #include <chrono>
+#include <condition_variable>
+#include <mutex>
 
 #include "base/log.h"
 #include "base/unique_fd.h"
@@ -21,11 +23,44 @@
 namespace caisson::cri {
 namespace {
 
-constexpr int kMaxReceiveBytes = 16 << 20;  // what the kubelet itself allows
+constexpr int64_t kAnswerMillis = 200;  // for answers that are being written when the server ends
+constexpr int kMaxReceiveBytes = 16 << 20;   // what the kubelet itself allows
+
+// The RPCs in work. gRPC's own shutdown waits for clients to hang up, which an idle one may never do; ours waits for work.
+class Calls {
+ public:
+  bool Enter() {
+    std::lock_guard lock(mutex_);
+    if (closed_) return false;
+    ++in_work_;
+    return true;
+  }
+  void Leave() {
+    std::lock_guard lock(mutex_);
+    if (--in_work_ == 0) idle_.notify_all();
+  }
+  // No more; returns when none is in work, or at the deadline.
+  void Close(int64_t millis) {
+    std::unique_lock lock(mutex_);
+    closed_ = true;
+    idle_.wait_for(lock, std::chrono::milliseconds(millis), [this] { return in_work_ == 0; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  bool closed_ = false;
+  int in_work_ = 0;
+};
 
 template <class Request, class Response>
-grpc::Status Serve(Context& context, const char* verb, Result<Response> (*work)(Context&, const Request&),
+grpc::Status Serve(Context& context, Calls& calls, const char* verb, Result<Response> (*work)(Context&, const Request&),
                    const Request& request, Response* response) {
+  if (!calls.Enter()) return {grpc::StatusCode::UNAVAILABLE, "caissond is about to end"};
+  struct Leaving {
+    Calls& calls;
+    ~Leaving() { calls.Leave(); }
+  } leaving{calls};
   log::Debug("{}", verb);
   auto result = work(context, request);
   if (!result) return ToStatus(verb, result.error());
@@ -39,7 +74,7 @@ grpc::Status Unimplemented(const char* verb) {
 
 #define SERVE(Verb)                                                                              \
   grpc::Status Verb(grpc::ServerContext*, const v1::Verb##Request* request, v1::Verb##Response* response) override { \
-    return Serve(context_, #Verb, &cri::Verb, *request, response);                               \
+    return Serve(context_, calls_, #Verb, &cri::Verb, *request, response);                               \
   }
 #define REFUSE(Verb, RequestType, ResponseType)                                                  \
   grpc::Status Verb(grpc::ServerContext*, const v1::RequestType*, v1::ResponseType*) override {  \
@@ -52,7 +87,7 @@ grpc::Status Unimplemented(const char* verb) {
 
 class RuntimeService final : public v1::RuntimeService::Service {
  public:
-  explicit RuntimeService(Context& context) : context_(context) {}
+  RuntimeService(Context& context, Calls& calls) : context_(context), calls_(calls) {}
 
   SERVE(Version)
   SERVE(RunPodSandbox)
@@ -93,11 +128,12 @@ class RuntimeService final : public v1::RuntimeService::Service {
 
  private:
   Context& context_;
+  Calls& calls_;
 };
 
 class ImageService final : public v1::ImageService::Service {
  public:
-  explicit ImageService(Context& context) : context_(context) {}
+  ImageService(Context& context, Calls& calls) : context_(context), calls_(calls) {}
 
   SERVE(ListImages)
   SERVE(ImageStatus)
@@ -108,6 +144,7 @@ class ImageService final : public v1::ImageService::Service {
 
  private:
   Context& context_;
+  Calls& calls_;
 };
 
 // A socket file that nobody serves is replaced; one that is served is somebody's.
@@ -131,7 +168,7 @@ Result<> CheckFree(const std::string& path) {
 class GrpcServer : public Server {
  public:
   explicit GrpcServer(Context& context)
-      : runtime_(context), image_(context), control_(MakeControlService(context)) {}
+      : runtime_(context, calls_), image_(context, calls_), control_(MakeControlService(context)) {}
 
   Result<> Listen(const Config& config) {
     std::string socket = config.SocketPath();
@@ -167,11 +204,13 @@ class GrpcServer : public Server {
   }
 
   void Stop(int64_t millis) override {
-    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(millis));
+    calls_.Close(millis);
+    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(kAnswerMillis));
     server_->Wait();
   }
 
  private:
+  Calls calls_;
   RuntimeService runtime_;
   ImageService image_;
   std::unique_ptr<grpc::Service> control_;
