@@ -6,6 +6,7 @@
 #include "cri/context.h"
 #include "cri/exits.h"
 #include "cri/recovery.h"
+#include "cri/resident.h"
 #include "cri/server.h"
 
 #include <fcntl.h>
@@ -196,7 +197,7 @@ Result<> Run(const Config& config) {
     else recovered = std::move(started.error());
   }
   if (recovered) {
-    malloc_trim(0);
+    ReleaseUnused();
     log::Info("caissond {} serves the CRI on {}", kVersion, config.SocketPath());
     Notify("READY=1");
     WaitForEnd(signals);
