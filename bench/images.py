@@ -6,8 +6,8 @@ import io
 import os
 import tarfile
 
-from harness.daemon import BIN
 from harness.images import OCI_LAYER, Image, busybox_layer, digest, directory, entry, tar_layer
+from peers import BIN
 
 LAYERS, LAYER_BYTES = 5, 636_000_000 // 5
 LARGEST = 8_000_000  # a larger file would make a layer much larger than the others

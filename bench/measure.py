@@ -10,9 +10,8 @@ import tempfile
 import time
 
 import images
-from harness.daemon import BIN, CNI_BIN
 from harness.registry import Registry
-from peers import Caisson, Containerd, cgroup_processes, kill_all, remove_cgroups, settle
+from peers import BIN, CNI_BIN, Caisson, Containerd, cgroup_processes, kill_all, remove_cgroups, settle
 
 PODS_A_ROUND = 3
 FILL = 50
@@ -142,13 +141,16 @@ def gunzip(image, folder):
 
 
 def memory(runtimes, results, rounds, env):
-    """A fresh daemon, idle; then with 50 pods: the daemon, and everything beside the containers' own process."""
+    """A fresh daemon, idle; then with 50 pods: the daemon, and everything beside the containers' own process. One runtime
+    at a time: processes of one program share its pages, and each would count only a part of them."""
     for runtime in runtimes:
-        runtime.restart()
+        runtime.terminate()
+    for runtime in runtimes:
+        alone(runtime, results)
+        runtime.start()
         settle(3)
         before = {pid: pss(pid) for pid in runtime.processes() | {runtime.daemon_pid()}}
-        idle = pss(runtime.daemon_pid())
-        results.add("idle", runtime.name, idle / 1024)
+        results.add("idle", runtime.name, pss(runtime.daemon_pid()) / 1024)
         runtime.bench("fill", FILL, "pod", image=env["small"])
         settle(3)
         results.add("daemon 50", runtime.name, pss(runtime.daemon_pid()) / 1024)
@@ -166,6 +168,17 @@ def memory(runtimes, results, rounds, env):
             if sample["containers"] < FILL:
                 raise RuntimeError(f"{runtime.name}: stats of {sample['containers']} containers, not {FILL}")
         runtime.bench("clean")
+        runtime.terminate()
+    for runtime in runtimes:
+        runtime.start()
+
+
+def alone(runtime, results):
+    """Notes when a stranger's daemon runs the same program: then the figures of memory are too small."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and command(entry) == os.path.basename(runtime.program):
+            results.facts.append(f"Another {runtime.program} ran on this host during the rows of memory, which are too small.")
+            return
 
 
 def is_container(pid, mark):

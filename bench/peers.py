@@ -8,9 +8,11 @@ import signal
 import subprocess
 import time
 
-from harness.daemon import BIN, CNI_BIN
 from harness.registry import wait_for
 
+# Not those of harness.daemon: that imports a gRPC library, whose pages the daemon under test would then share with us.
+BIN = os.path.join(os.environ["CAISSON_BUILD"], "bin")
+CNI_BIN = "/usr/lib/cni" if os.path.isdir("/usr/lib/cni") else "/opt/cni/bin"
 UNIFIED = "/sys/fs/cgroup/unified"
 CAISSOND = os.path.join(os.environ.get("CAISSON_PRODUCT", os.path.dirname(BIN)), "bin", "caissond")
 
@@ -80,6 +82,7 @@ class Runtime:
             {"type": "portmap", "capabilities": {"portMappings": True}}]}
 
     def start(self):
+        """A fresh daemon on the same root, as after a boot."""
         self.log = open(f"{self.folder}/log", "ab")
         # A session of its own: what the daemon leaves running is found by it when all is over.
         self.process = subprocess.Popen(self.command(), stdout=self.log, stderr=self.log, start_new_session=True)
@@ -101,12 +104,6 @@ class Runtime:
             raise RuntimeError(f"{self.name}: {' '.join(map(str, words))}: {done.stderr.strip()}")
         return [json.loads(line) for line in done.stdout.splitlines()]
 
-    def restart(self):
-        """A fresh daemon on the same root, as after a boot."""
-        self.terminate()
-        self.log.close()
-        self.start()
-
     def terminate(self):
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -115,6 +112,7 @@ class Runtime:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(10)
+        self.log.close()
 
     def processes(self):
         """Every process that belongs to this runtime: whose command line or environment names its folder, or that is
@@ -142,7 +140,6 @@ class Runtime:
         subprocess.run(["ip", "link", "del", self.bridge], stderr=subprocess.DEVNULL)
         self._unmount()
         remove_cgroups(self.cgroup_parent)
-        self.log.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _unmount(self):
@@ -153,6 +150,8 @@ class Runtime:
 
 
 class Caisson(Runtime):
+    program = "caissond"
+
     def __init__(self, folder, registry, pause):
         super().__init__(folder, "caisson", registry, pause)
         self.socket = f"{self.state}/caisson.sock"
@@ -174,6 +173,7 @@ class Caisson(Runtime):
 class Containerd(Runtime):
     """Debian's containerd with `low` (runc or crun). It lives in a mount namespace of its own: crun refuses a host with a
     cgroup2 beside cgroup v1, so there that is not mounted; both get the same for fairness."""
+    program = "containerd"
 
     def __init__(self, folder, low, registry, pause):
         super().__init__(folder, low, registry, pause)
