@@ -4,7 +4,7 @@
 #   *_test.cc make NAME_test (label unit), *_root_test.cc make NAME_root_test (label root; skips when not root),
 #   *_net_test.cc make NAME_net_test (label net: they run servers on loopback).
 # caisson_executable(NAME [STATIC] SOURCES ... LINK ...)
-# caisson_fuzzer(NAME SOURCE file LINK lib...)   a libFuzzer target; without clang it is not built.
+# caisson_fuzzer(NAME SOURCE file LINK lib...)   a libFuzzer target and a smoke run of it; only with CAISSON_FUZZERS.
 
 # "-iquote", not "-I": src/sys/mount.h and others must not stand in for <sys/mount.h>.
 function(caisson_source_includes target scope)
@@ -81,5 +81,11 @@ function(caisson_fuzzer name)
   target_compile_options(${name}_fuzz PRIVATE -fsanitize=fuzzer)
   target_link_options(${name}_fuzz PRIVATE -fsanitize=fuzzer)
   set_target_properties(${name}_fuzz PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz)
-  set_property(GLOBAL APPEND PROPERTY CAISSON_FUZZ_TARGETS ${name}_fuzz)
+  if(NOT TARGET fuzzers)
+    add_custom_target(fuzzers)
+  endif()
+  add_dependencies(fuzzers ${name}_fuzz)
+  # A smoke run: long enough to meet what a change has broken, too short to search.
+  add_test(NAME fuzz/${name} COMMAND ${name}_fuzz -runs=100000 -max_total_time=8 -timeout=10 -rss_limit_mb=2048)
+  set_tests_properties(fuzz/${name} PROPERTIES LABELS fuzz TIMEOUT 120)
 endfunction()
