@@ -7,7 +7,6 @@ Exit status: 0 all that ran passed; 1 something failed; 77 Go or its modules are
 """
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,27 +15,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(HERE), HERE]
 
 import images  # noqa: E402
+import tools  # noqa: E402
 from harness.daemon import BUILD, Daemon, remove_tree  # noqa: E402
 from harness.leaks import Leaks  # noqa: E402
 from harness.registry import Registry  # noqa: E402
-
-
-def build_tools():
-    """The paths of critest and crictl, built once per build folder."""
-    folder = f"{BUILD}/conformance"
-    os.makedirs(folder, exist_ok=True)
-    go = shutil.which("go") or "/usr/local/go/bin/go"
-    if not os.path.exists(f"{folder}/critest"):
-        if not os.path.exists(go):
-            print("conformance: no Go toolchain here, critest cannot be built", file=sys.stderr)
-            sys.exit(77)
-        for verb, name in ((["build"], "crictl"), (["test", "-c"], "critest")):
-            done = subprocess.run([go, *verb, "-o", f"{folder}/{name}", f"sigs.k8s.io/cri-tools/cmd/{name}"], cwd=HERE,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            if done.returncode != 0:
-                print(f"conformance: {name} cannot be built here:\n{done.stdout[-2000:]}", file=sys.stderr)
-                sys.exit(77)
-    return f"{folder}/critest", f"{folder}/crictl"
 
 
 def main():
@@ -47,7 +29,11 @@ def main():
     parser.add_argument("--parallel", type=int, default=1)
     parser.add_argument("--report", default="")
     args = parser.parse_args()
-    critest, _ = build_tools()
+    try:
+        critest = tools.build("critest", BUILD)
+    except tools.Unavailable as reason:
+        print(f"conformance: {reason}", file=sys.stderr)
+        sys.exit(77)
     folder = tempfile.mkdtemp(prefix="caisson-critest-")
     leaks = Leaks(os.path.basename(folder))
     registry = Registry(f"{folder}/registry")
@@ -55,7 +41,7 @@ def main():
     try:
         images.push_all(registry, folder)
         images.write_mirrors(registry, f"{folder}/certs.d")
-        daemon = Daemon(folder, config=f'[image]\ncerts_dir = "{folder}/certs.d"\n')
+        daemon = Daemon(folder, config=f'[images]\ncerts_dir = "{folder}/certs.d"\n')
         command = [critest, "--runtime-endpoint", f"unix://{daemon.socket}", "--runtime-handler", args.handler,
                    "--ginkgo.no-color", "--ginkgo.timeout", "40m"]
         if args.focus:
