@@ -114,6 +114,7 @@ def nginx_layer(folder):
     tree.file("usr/sbin/nginx", read(f"{folder}/nginx/usr/sbin/nginx"), 0o755)
     for path in ("var/log/nginx", "var/lib/nginx", "run"):
         tree.folder(path)
+    tree.link("var/run", "../run")
     tree.file("usr/share/nginx/html/index.html", "<!DOCTYPE html><title>Welcome to nginx!</title>\n")
     return tree.layer()
 
