@@ -91,6 +91,7 @@ class ContainerImpl : public Container {
 
   Result<> Launch() {
     if (options_.spec.seccomp) filter_ = TRY(CompileSeccomp(*options_.spec.seccomp, options_.seccomp_cache_dir));
+    options_.spec.seccomp.reset();  // the filter says it all; its rules would stay in memory as long as the container
     InitOptions init{options_, plan_, cgroup_.get(), {}, filter_ ? &*filter_ : nullptr, {}, {}, -1};
     for (const auto& join : plan_.joins) init.joins.push_back({join.flag, TRY(OpenNamespace(join.path)), join.path});
     if (!plan_.user_namespace.empty()) init.user_namespace = TRY(OpenNamespace(plan_.user_namespace));

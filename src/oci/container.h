@@ -76,7 +76,7 @@ class Container {
   virtual const Process& init() const = 0;
   virtual Process* mutable_init() = 0;
   virtual Cgroup* cgroup() = 0;
-  virtual const Spec& spec() const = 0;
+  virtual const Spec& spec() const = 0;  // as created, but without the seccomp rules: they are compiled
 
   // Lets init execve. Errors: kFailedPrecondition if started already; the execve failure, naming the program.
   virtual Result<> Start() = 0;

@@ -2,6 +2,7 @@
 #include "task/tasks.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -27,6 +28,7 @@ constexpr int64_t kDeleteMillis = 10'000;
 constexpr int64_t kKillRestMillis = 2'000;
 // What a shell answers for a program it cannot start, and containerd for a failed start.
 constexpr uint32_t kStartErrorStatus = 128;
+constexpr int64_t kTrimMillis = 1'000;  // from a start until free memory is given back
 constexpr uint32_t kKilledStatus = 128 + SIGKILL;
 
 uint32_t StatusOf(const siginfo_t& info) {
@@ -200,6 +202,8 @@ Result<> Tasks::Start(Task* task) {
   TRY(task->container->Start());
   task->init.started_at_nanos = now;
   Publish(&StartedEvent, *task);
+  // What parsing the spec needed is scattered over the heap. It goes back when nobody waits for us.
+  loop_->After(kTrimMillis, [] { malloc_trim(0); });
   return {};
 }
 
