@@ -9,7 +9,9 @@
 #include <sys/statfs.h>
 
 #include <atomic>
+#include <condition_variable>
 #include <latch>
+#include <mutex>
 #include <thread>
 
 #include <nlohmann/json.hpp>
@@ -221,7 +223,9 @@ TEST_F(Assemble, ADamagedRemainderIsNotUsed) {
   }
   // A blob that lost its content when the power went.
   scratch_.Write("store/blobs/sha256/" + hex, "");
-  ASSERT_FALSE(Pull(image));
+  auto lost = Pull(image);
+  ASSERT_FALSE(lost);
+  EXPECT_THAT(lost.error().message, HasSubstr("on disk is damaged"));
   ASSERT_TRUE(Pull(image));
 }
 
@@ -291,8 +295,24 @@ TEST_F(Assemble, ABlobThatIsSeveralLayersIsFetchedOnce) {
   // As empty layers are: the same blob at three places of one image, and elsewhere in another, at the same time.
   std::string same = TarBuilder().File("same", Noise(300'000, 1)).Bytes(), base = TarBuilder().File("base", "b").Bytes();
   Fixture one = MakeImage({same, same, same}), two = MakeImage({base, same});
-  std::thread other([&] { EXPECT_TRUE(Pull(two)); });
-  auto id = Pull(one);
+  std::string digest = one.manifest.layers[0].digest;
+  std::mutex mutex;
+  std::condition_variable entered;
+  int fetching = 0;
+  auto slow = [&](const Fixture& image) {
+    AssembleRequest request = Request(image, "");
+    request.source = [&, source = request.source](const Descriptor& blob, uint64_t offset, const BlobSink& sink) -> Result<> {
+      std::unique_lock lock(mutex);
+      // Whoever comes second is given the time to come.
+      if (blob.digest == digest && ++fetching == 1) entered.wait_for(lock, std::chrono::milliseconds(300), [&] { return fetching > 1; });
+      entered.notify_all();
+      lock.unlock();
+      return source(blob, offset, sink);
+    };
+    return AssembleImage(*state_, request);
+  };
+  std::thread other([&] { EXPECT_TRUE(slow(two)); });
+  auto id = slow(one);
   other.join();
   ASSERT_TRUE(id) << id.error().message;
   EXPECT_EQ(asked_, 2);
@@ -335,7 +355,11 @@ TEST_F(Assemble, ADeathInTheMiddleLeavesNothingThatIsUsed) {
   scratch_.Write("store/s/c9/fs/x", "x");
   scratch_.Write("store/ingest/" + std::string(64, 'a') + ".small", "x");
   scratch_.Write("store/ingest/import-1/blobs/x", "x");
+  std::string orphan = scratch_.Write("store/blobs/sha256/" + std::string(64, 'b'), "of a pull that nobody repeated");
+  timespec times[2] = {{time(nullptr) - 2 * 24 * 3600, 0}, {time(nullptr) - 2 * 24 * 3600, 0}};
+  ASSERT_EQ(utimensat(AT_FDCWD, orphan.c_str(), times, 0), 0);
   Open(root_);
+  EXPECT_THAT(Files("blobs/sha256"), IsEmpty());
   EXPECT_EQ(Layers(), 0u);
   EXPECT_THAT(Files("ingest"), IsEmpty());
   EXPECT_THAT(Files("s"), IsEmpty());

@@ -105,7 +105,8 @@ def test_image_fs_info(daemon):
 
 def test_missing_repository_and_refused_connection(daemon, registry):
     for ref, words in ((f"{registry.host}/not/there:1", ["not/there", "not found"]),
-                       ("127.0.0.1:1/x:1", ["127.0.0.1:1"])):
+                       ("127.0.0.1:1/x:1", ["127.0.0.1:1"]), ("nosuchhost.invalid/x:1", ["nosuchhost.invalid"]),
+                       (f"{registry.host}/not/there:1", ["not found"])):
         with pytest.raises(grpc.RpcError) as error:
             pull(daemon, ref)
         for word in words:
