@@ -191,6 +191,11 @@ Result<> KillContainer(Context& context, const ContainerPtr& container, int64_t 
       return std::move(killed.error()).Within(fmt::format("kill container '{}'", container->id()));
     }
   }
+  // Without a companion nothing of it runs and nobody will tell its end.
+  if (!shim) {
+    RecordExit(context, container,
+               {.exit_code = kUnknownExitCode, .reason = "Unknown", .message = "its pod has no companion process"});
+  }
   if (container->WaitExited(Deadline::After(deadline_millis))) return {};
   return MakeError(Code::kDeadlineExceeded, "container '{}' did not end within {} ms of SIGKILL", container->id(),
                    deadline_millis);

@@ -2,7 +2,9 @@
 #include "cri/recovery.h"
 
 #include <atomic>
+#include <condition_variable>
 #include <filesystem>
+#include <mutex>
 #include <set>
 #include <thread>
 
@@ -13,6 +15,7 @@
 #include "cri/exits.h"
 #include "cri/pod_network.h"
 #include "cri/pod_teardown.h"
+#include "cri/strays.h"
 #include "net/netns.h"
 
 namespace caisson::cri {
@@ -23,6 +26,7 @@ namespace sandbox = containerd::runtime::sandbox::v1;
 namespace v1 = runtime::v1;
 
 constexpr int64_t kAnswerMillis = 5'000;  // of a companion that is asked how things are
+constexpr int64_t kUndoMillis = 10'000;   // the daemon's start waits so long for unfinished pods to be undone
 constexpr int kThreads = 8;               // so that a few hung companions do not keep the others waiting
 
 // Runs `work` for each item on a few threads; returns when all are done.
@@ -93,13 +97,25 @@ void EndRecord(Context& context, const PodPtr& pod, const std::string& reason, c
 
 void RecoverRebooted(Context& context, const PodPtr& pod) {
   EndRecord(context, pod, "NodeRebooted", "the node has been booted since the container ran");
-  auto released = ReleaseNetwork(context, *pod->Get());
-  if (!released) log::Warn("{}", released.error().message);  // StopPodSandbox tries again
+  // The network's record stays until its DEL (ReleaseRebooted, or StopPodSandbox if that comes first).
   (void)context.pods.Observe(pod, [&](PodRecord& record) {
     record.set_shim_pid(0);
     record.set_sandbox_pid(0);
     record.set_boot_id(context.boot_id);
-    if (released) record.mutable_network()->set_attached(false), record.clear_netns_path();
+  });
+}
+
+// The networks of pods that a reboot ended. After the daemon serves: what a plugin talks to may itself be a pod.
+void ReleaseRebooted(Context& context, const std::vector<PodPtr>& pods) {
+  ForEach<PodPtr>(pods, [&](const PodPtr& pod) {
+    std::lock_guard lock(pod->operation);
+    if (!pod->Get()->network().attached() && pod->Get()->netns_path().empty()) return;
+    auto released = ReleaseNetwork(context, *pod->Get());
+    if (!released) return log::Warn("{}; StopPodSandbox tries again", released.error().message);
+    (void)context.pods.Observe(pod, [](PodRecord& record) {
+      record.mutable_network()->set_attached(false);
+      record.clear_netns_path();
+    });
   });
 }
 
@@ -124,13 +140,31 @@ void RecoverPod(Context& context, const PodPtr& pod) {
   if (auto cleaned = CleanUpAfterCompanion(context, pod); !cleaned) log::Error("{}", cleaned.error().message);
 }
 
-// A pod whose creation a former daemon did not finish.
-void UndoPod(Context& context, PodRecord record) {
+// The companion of a pod that is undone, and what it left: asked to end if it answers, else by force.
+Result<> UndoCompanion(Context& context, const PodRecord& record, const std::vector<const Stray*>& strays) {
+  std::error_code ignored;
+  if (!fs::exists(context.config.PodDir(record.id()), ignored)) return {};  // it starts in there
+  if (auto shim = context.shims.AttachByFile(record.id(), context.config.PodDir(record.id()))) {
+    return EndCompanion(context, record, *shim);
+  }
+  for (const Stray* stray : strays) {
+    if (stray->kind == Stray::Kind::kCompanion) KillStray(*stray);
+  }
+  return RunCleanup(context, record);
+}
+
+// A pod whose creation a former daemon did not finish, or that no record explains.
+void UndoPod(Context& context, PodRecord record, const std::vector<const Stray*>& strays) {
   log::Info("undo the unfinished creation of pod {}", record.id());
   if (record.boot_id() == context.boot_id) {
-    if (auto shim = context.shims.AttachByFile(record.id(), context.config.PodDir(record.id()))) {
-      if (auto ended = EndCompanion(context, record, *shim); !ended) log::Error("{}", ended.error().message);
+    if (auto ended = UndoCompanion(context, record, strays); !ended) {
+      log::Error("{}; it is tried again at the next start", ended.error().message);
+      return;
     }
+  }
+  // An ADD that is still at work would take an address after our DEL has given all back.
+  for (const Stray* stray : strays) {
+    if (stray->kind == Stray::Kind::kPlugin) AwaitStray(*stray, context.config.cni.add_timeout_seconds * 1000);
   }
   // ADD may or may not have run; DEL copes with both.
   record.mutable_network()->set_attached(!record.netns_path().empty());
@@ -141,6 +175,37 @@ void UndoPod(Context& context, PodRecord record) {
   std::error_code ignored;
   fs::remove_all(context.config.PodDir(record.id()), ignored);
   (void)context.pods.Withdraw(record.id());
+}
+
+// Undoes them on threads that Background waits for, and returns when all are done or kUndoMillis have passed: a hanging
+// plugin must not keep the node from being served.
+void UndoPods(Context& context, std::vector<PodRecord> records) {
+  if (records.empty()) return;
+  struct Undone {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool all = false;
+  };
+  auto undone = std::make_shared<Undone>();
+  context.background.Start([&context, undone, records = std::move(records)] {
+    std::set<std::string> ids;
+    for (const PodRecord& record : records) ids.insert(record.id());
+    std::vector<Stray> strays = FindStrays(ids);
+    ForEach<PodRecord>(records, [&](const PodRecord& record) {
+      std::vector<const Stray*> own;
+      for (const Stray& stray : strays) {
+        if (stray.pod_id == record.id()) own.push_back(&stray);
+      }
+      UndoPod(context, record, own);
+    });
+    std::lock_guard lock(undone->mutex);
+    undone->all = true;
+    undone->changed.notify_all();
+  });
+  std::unique_lock lock(undone->mutex);
+  if (!undone->changed.wait_for(lock, std::chrono::milliseconds(kUndoMillis), [&] { return undone->all; })) {
+    log::Warn("some pods whose creation was not finished are still being undone");
+  }
 }
 
 void UndoContainer(Context& context, const ContainerRecord& record) {
@@ -159,6 +224,26 @@ void UndoContainer(Context& context, const ContainerRecord& record) {
   (void)context.containers.Withdraw(record.id());
 }
 
+// Containers whose pod was removed while they were being created: their creator died before it saw that.
+void RemovePodless(Context& context) {
+  for (const ContainerPtr& container : context.containers.List()) {
+    if (context.pods.Find(container->Get()->pod_id())) continue;
+    log::Warn("container {} has no pod: it is removed", container->id());
+    if (auto removed = RemoveContainer(context, container); !removed) log::Error("{}", removed.error().message);
+  }
+}
+
+// A pod whose folder is there although no record explains it.
+PodRecord Stranger(const Context& context, const std::string& id) {
+  log::Warn("pod {} is in no record: it is removed", id);
+  PodRecord record;
+  record.set_id(id);
+  record.set_boot_id(context.boot_id);
+  record.set_resolved_handler(context.config.default_handler);
+  if (net::IsNetns(context.config.NetnsPath(id))) record.set_netns_path(context.config.NetnsPath(id));
+  return record;
+}
+
 // Things with an id as their name that no record explains.
 void RemoveOrphans(Context& context, const std::set<std::string>& unfinished) {
   auto known_pod = [&](const std::string& id) { return unfinished.contains(id) || context.pods.Find(id).has_value(); };
@@ -166,24 +251,6 @@ void RemoveOrphans(Context& context, const std::set<std::string>& unfinished) {
     return unfinished.contains(id) || context.containers.Find(id).has_value();
   };
   std::error_code ignored;
-  for (const std::string& id : NamesIn(context.config.state + "/pods")) {
-    if (!IsSafeName(id) || known_pod(id)) continue;
-    log::Warn("pod {} is in no record: it is removed", id);
-    PodRecord stranger;
-    stranger.set_id(id);
-    stranger.set_resolved_handler(context.config.default_handler);
-    if (auto shim = context.shims.AttachByFile(id, context.config.PodDir(id))) {
-      if (auto ended = EndCompanion(context, stranger, *shim); !ended) log::Error("{}", ended.error().message);
-    } else if (auto cleaned = RunCleanup(context, stranger); !cleaned) {
-      log::Error("{}", cleaned.error().message);
-    }
-    if (net::IsNetns(context.config.NetnsPath(id))) {
-      stranger.set_netns_path(context.config.NetnsPath(id));
-      stranger.mutable_network()->set_attached(true);
-      if (auto released = ReleaseNetwork(context, stranger); !released) log::Error("{}", released.error().message);
-    }
-    fs::remove_all(context.config.PodDir(id), ignored);
-  }
   for (const std::string& id : NamesIn(context.config.state + "/netns")) {
     if (IsSafeName(id) && !known_pod(id)) (void)net::RemoveNetns(context.config.NetnsPath(id));
   }
@@ -244,10 +311,23 @@ Result<> Recover(Context& context) {
   std::set<std::string> unfinished;
   for (const PodRecord& record : unfinished_pods) unfinished.insert(record.id());
   for (const ContainerRecord& record : unfinished_containers) unfinished.insert(record.id());
+  std::vector<PodPtr> rebooted;
+  for (const PodPtr& pod : context.pods.List()) {
+    if (FateOf(*pod->Get(), context.boot_id) == PodFate::kRebooted) rebooted.push_back(pod);
+  }
   ForEach<PodPtr>(context.pods.List(), [&](const PodPtr& pod) { RecoverPod(context, pod); });
   ForEach<ContainerRecord>(unfinished_containers, [&](const ContainerRecord& record) { UndoContainer(context, record); });
-  ForEach<PodRecord>(unfinished_pods, [&](const PodRecord& record) { UndoPod(context, record); });
+  RemovePodless(context);
+  for (const std::string& id : NamesIn(context.config.state + "/pods")) {
+    if (!IsSafeName(id) || unfinished.contains(id) || context.pods.Find(id)) continue;
+    unfinished_pods.push_back(Stranger(context, id));
+    unfinished.insert(id);
+  }
+  UndoPods(context, std::move(unfinished_pods));
   RemoveOrphans(context, unfinished);
+  if (!rebooted.empty()) {
+    context.background.Start([&context, rebooted = std::move(rebooted)] { ReleaseRebooted(context, rebooted); });
+  }
   return {};
 }
 

@@ -179,11 +179,14 @@ Result<> RunSteps(Creation& creation, const std::string& name, ContainerPtr* mad
   undo.Add([&] { LogFailure(creation, EndTask(*creation.shim, record.id())); });
   TRY(creation.steps.Run("task_create", [&] { return CreateTask(creation); }));
   undo.Add([&] { (void)context.containers.Remove(record.id()); });
-  return creation.steps.Run("record", [&] {
+  return creation.steps.Run("record", [&]() -> Result<> {
     record.set_creating(false);
     creation.steps.AppendTo(record.mutable_timeline());
     *made = std::make_shared<Container>(record);
-    return context.containers.Insert(*made, name);
+    TRY(context.containers.Insert(*made, name));
+    // RemovePodSandbox looks for containers once more after it took the pod out: one of the two sees the other.
+    TRY(context.pods.Find(creation.pod->id()));
+    return {};
   });
 }
 

@@ -22,6 +22,8 @@ Result<v1::RemovePodSandboxResponse> RemovePodSandbox(Context& context, const v1
   std::filesystem::remove_all(dir, error);
   if (error) return SysError(error.value(), fmt::format("remove '{}'", dir));
   TRY(context.pods.Remove((*pod)->id()));
+  // One whose creation began before the stop may have come into the index since (see create_container.cc).
+  for (const ContainerPtr& container : ContainersOf(context, (*pod)->id())) TRY(RemoveContainer(context, container));
   return v1::RemovePodSandboxResponse();
 }
 
