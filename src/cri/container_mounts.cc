@@ -6,6 +6,7 @@
 
 #include "base/limits.h"
 #include "base/strings.h"
+#include "cri/relabel.h"
 #include "cri/spec_parts.h"
 #include "sys/mountinfo.h"
 
@@ -72,7 +73,7 @@ Result<std::string> PropagationOf(const v1::Mount& mount, std::string* rootfs) {
   }
 }
 
-Result<json> FromCri(const v1::Mount& mount, std::string* rootfs) {
+Result<json> FromCri(const v1::Mount& mount, const std::string& selinux_level, std::string* rootfs) {
   std::string destination = TRY(CleanDestination(mount.container_path()));
   if (mount.has_image() && !mount.image().image().empty()) return MakeError(Code::kUnimplemented, "mount '{}': image volumes are not supported yet", destination);
   if (mount.uidmappings_size() > 0 || mount.gidmappings_size() > 0) return MakeError(Code::kUnimplemented, "mount '{}': id-mapped mounts are not supported yet", destination);
@@ -85,6 +86,7 @@ Result<json> FromCri(const v1::Mount& mount, std::string* rootfs) {
     std::filesystem::create_directories(source, failed);
     if (failed) return SysError(failed.value(), fmt::format("mount '{}': make its source '{}'", destination, source));
   }
+  if (mount.selinux_relabel() && HasSelinux()) TRY(Relabel(source, FileLabel(selinux_level)));
   std::vector<std::string> options = {"rbind", TRY(PropagationOf(mount, rootfs))};
   if (mount.recursive_read_only()) {
     if (!mount.readonly() || mount.propagation() != v1::PROPAGATION_PRIVATE) {
@@ -128,7 +130,8 @@ Result<MountsPart> MountsOf(const ContainerSpecInputs& inputs) {
   if (config.mounts_size() > kMaxMounts) return MakeError(Code::kResourceExhausted, "more than {} mounts", kMaxMounts);
   MountsPart part;
   std::vector<json> requested;
-  for (const auto& mount : config.mounts()) requested.push_back(TRY(FromCri(mount, &part.rootfs_propagation)));
+  const std::string& level = config.linux().security_context().selinux_options().level();
+  for (const auto& mount : config.mounts()) requested.push_back(TRY(FromCri(mount, level, &part.rootfs_propagation)));
   std::vector<json> all;
   for (const auto& mount : Defaults(inputs)) {
     bool replaced = std::any_of(requested.begin(), requested.end(), [&](const json& other) { return other["destination"] == mount["destination"]; });

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -99,11 +100,18 @@ json DefaultSpec(const std::vector<std::string>& args) {
         {"readonlyPaths", {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}}}}};
 }
 
+// Mounts of others, pods of another test among them, are neither seen nor counted.
+void EnterOwnMountNamespace() {
+  static const bool entered = unshare(CLONE_NEWNS) == 0 && mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
+  ASSERT_TRUE(entered);
+}
+
 json ShellSpec(const std::string& script) { return DefaultSpec({"/bin/sh", "-c", script}); }
 
 void ContainerTest::SetUp() {
   std::string reason = WhyNoContainers();
   if (!reason.empty()) GTEST_SKIP() << reason;
+  EnterOwnMountNamespace();
   mounts_before_ = Mounts();
   descriptors_before_ = Descriptors();
   std::string pattern = ::testing::TempDir() + "/caisson-oci.XXXXXX";

@@ -35,8 +35,16 @@ void ResetSignals() {
   sigprocmask(SIG_BLOCK, &all, nullptr);
   struct sigaction normal {};
   normal.sa_handler = SIG_DFL;
-  // Handlers end with execve by themselves; what is ignored does not. Nobody ignores the real-time signals, from 32 on.
+  // Handlers end with execve by themselves; what is ignored does not.
   for (int number = 1; number < 32; ++number) sigaction(number, &normal, nullptr);
+  // The C library keeps 32 and 33 for itself and does not let them be set; who started the daemon may have ignored them.
+  struct {
+    void (*handler)(int);
+    unsigned long flags;
+    void (*restorer)();
+    uint64_t mask;
+  } kernel = {};
+  for (int number = 32; number <= 64; ++number) syscall(SYS_rt_sigaction, number, &kernel, nullptr, sizeof kernel.mask);
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);

@@ -2,8 +2,10 @@
 #include "shim/companion_fixture.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -33,11 +35,18 @@ void MakeRootfs(const std::string& root) {
   }
 }
 
+// Mounts of others, pods of another test among them, are neither seen nor counted.
+void EnterOwnMountNamespace() {
+  static const bool entered = unshare(CLONE_NEWNS) == 0 && mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
+  ASSERT_TRUE(entered);
+}
+
 }  // namespace
 
 void CompanionTest::SetUp() {
   if (geteuid() != 0) GTEST_SKIP() << "needs root: it makes containers";
   if (access("/bin/busybox", X_OK) != 0) GTEST_SKIP() << "needs /bin/busybox (package busybox-static)";
+  EnterOwnMountNamespace();
   signal(SIGPIPE, SIG_IGN);
   char pattern[] = "/tmp/caisson-shim-XXXXXX";
   folder_ = mkdtemp(pattern);

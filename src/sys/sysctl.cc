@@ -24,7 +24,7 @@ bool IsNameByte(char c) {
 
 bool IsCleanFile(const std::string& file) {
   for (std::string_view part : Split(file, '/')) {
-    if (part.empty() || part == "." || part == "..") return false;
+    if (part.empty() || part[0] == '.') return false;
   }
   return true;
 }
