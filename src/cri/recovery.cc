@@ -263,6 +263,19 @@ void RemoveOrphans(Context& context, const std::set<std::string>& unfinished) {
   }
 }
 
+// What plugins still hold for pods that nobody knows (spec 1.1, GC). Before the daemon serves: an ADD under way would not
+// be among the valid ones.
+void CollectNetworks(Context& context) {
+  std::vector<net::Attachment> valid;
+  for (const PodPtr& pod : context.pods.List()) {
+    if (!pod->Get()->network().attached()) continue;
+    if (auto attachment = AttachmentOf(*pod->Get())) valid.push_back(std::move(*attachment));
+  }
+  auto collected = context.cni.Gc(valid);
+  // No network yet is not worth a word: kubelets start before their network is there.
+  if (!collected && context.cni.Ready()) log::Warn("CNI GC: {}", collected.error().message);
+}
+
 }  // namespace
 
 PodFate FateOf(const PodRecord& record, const std::string& boot_id) {
@@ -325,6 +338,7 @@ Result<> Recover(Context& context) {
   }
   UndoPods(context, std::move(unfinished_pods));
   RemoveOrphans(context, unfinished);
+  CollectNetworks(context);
   if (!rebooted.empty()) {
     context.background.Start([&context, rebooted = std::move(rebooted)] { ReleaseRebooted(context, rebooted); });
   }

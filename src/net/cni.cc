@@ -17,6 +17,8 @@ namespace caisson::net {
 namespace {
 
 constexpr size_t kStderrInMessage = 1024;
+// STATUS is asked for whenever somebody looks at the node, GC before the daemon serves: neither may hang for long.
+constexpr int64_t kStatusMillis = 5'000, kGcMillis = 10'000;
 
 // Error codes of the spec (1.1, "Error").
 enum CniCode {
@@ -246,7 +248,7 @@ Result<> PluginCni::Check(const Attachment& attachment, const NetworkResult& add
 
 Result<> PluginCni::Status() {
   TRY(Ready());
-  Deadline deadline = Deadline::After(options_.add_deadline_millis);
+  Deadline deadline = Deadline::After(std::min(options_.add_deadline_millis, kStatusMillis));
   ConfDir::Conflists lists = TRY(conf_dir_.Load());
   for (const Conflist& list : *lists) {
     if (!VersionAtLeast(list.version, "1.1.0")) continue;
@@ -256,7 +258,7 @@ Result<> PluginCni::Status() {
 }
 
 Result<> PluginCni::Gc(const std::vector<Attachment>& valid) {
-  Deadline deadline = Deadline::After(options_.del_deadline_millis);
+  Deadline deadline = Deadline::After(std::min(options_.del_deadline_millis, kGcMillis));
   auto lists = TRY(conf_dir_.Load());
   Result<> first;
   for (size_t i = 0; i < lists->size(); ++i) {

@@ -20,16 +20,40 @@ def plugin(daemon, name, script):
     return path
 
 
-def custom(make_daemon, registry, script, deadline=None):
-    config = '[cni]\nconf_dir = "{d}/cni"\nbin_dirs = ["{d}"]\n'
-    daemon = make_daemon(start=False, cni={"cniVersion": "1.0.0", "name": "t", "plugins": [{"type": "t"}]})
-    text = config.format(d=daemon.folder) + (f"add_timeout_seconds = {deadline}\ndel_timeout_seconds = {deadline}\n" if deadline else "")
+def custom(make_daemon, registry, script, deadline=None, add=None, delete=None, **conflist):
+    """A daemon whose network is one shell script. `conflist` changes the configuration."""
+    network = {"cniVersion": "1.0.0", "name": "t", "plugins": [{"type": "t"}], **conflist}
+    daemon = make_daemon(start=False, cni=network)
+    text = f'[cni]\nconf_dir = "{daemon.cni_dir}"\nbin_dirs = ["{daemon.folder}"]\n'
+    for key, seconds in (("add", add or deadline), ("del", delete or deadline)):
+        text += f"{key}_timeout_seconds = {seconds}\n" if seconds else ""
     with open(daemon.config, "w") as f:
         f.write(text)
     plugin(daemon, "t", script)
     daemon.start()
     daemon.image = registry.busybox
     return daemon
+
+
+# Writes each call's command, environment and input to a file of its own beside the plugin; ADD answers with an address.
+RECORDER = """
+d=$(dirname "$0"); n=$(ls "$d" | grep -c '^call-')
+{ echo "$CNI_COMMAND"; echo "$CNI_NETNS"; cat; } > "$d/.new.$$"; mv "$d/.new.$$" "$d/call-$n"
+test "$CNI_COMMAND" = ADD && echo '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"'$CNI_NETNS'"}],
+  "ips":[{"address":"10.99.0.5/24","interface":0}]}'
+exit 0
+"""
+
+
+def calls(daemon, command):
+    """[(netns, input)] of the recorder's calls of one command, oldest first."""
+    found = []
+    for name in sorted((n for n in os.listdir(daemon.folder) if n.startswith("call-")), key=lambda n: int(n[5:])):
+        with open(f"{daemon.folder}/{name}") as f:
+            verb, netns, text = f.read().split("\n", 2)
+        if verb == command:
+            found.append((netns, json.loads(text)))
+    return found
 
 
 def test_no_network_then_one_appears(make_daemon, registry):
@@ -134,3 +158,115 @@ def test_dns(pods):
     pod = pods.run_pod(dns_config={"servers": ["10.1.2.3"], "searches": ["a.example"], "options": ["ndots:5"]})
     assert pods.out(pod, ["cat", "/etc/resolv.conf"]).split("\n")[:3] == [
         "search a.example", "nameserver 10.1.2.3", "options ndots:5"]
+
+
+@pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])
+def test_versions_with_real_plugins(make_daemon, version):
+    daemon = make_daemon(start=False)
+    daemon.write_cni(bridge_conflist(daemon.folder, daemon.bridge, daemon.subnet, cni_version=version))
+    daemon.start()
+    pod = Pods(daemon).run_pod()
+    ip = daemon.client.PodSandboxStatus(pod_sandbox_id=pod[0]).status.network.ip
+    assert daemon.leases() == [ip]
+    daemon.remove_all()
+    assert daemon.leaks_of_pods() == []
+
+
+def test_two_versions_offered_the_newest_is_used(make_daemon, registry):
+    daemon = custom(make_daemon, registry, RECORDER, cniVersion="0.4.0", cniVersions=["0.4.0", "1.0.0", "1.1.0", "9.0.0"])
+    Pods(daemon).run_pod()
+    assert calls(daemon, "ADD")[0][1]["cniVersion"] == "1.1.0"
+
+
+def test_what_a_plugin_is_told(make_daemon, registry):
+    able = {"portMappings": True, "bandwidth": True, "dns": True}
+    daemon = custom(make_daemon, registry, RECORDER, plugins=[{"type": "t", "capabilities": able}])
+    pods = Pods(daemon)
+    pods.run_pod(port_mappings=[{"protocol": 1, "container_port": 53, "host_port": 5353, "host_ip": "127.0.0.1"},
+                                {"protocol": 0, "container_port": 80}],
+                 annotations={"kubernetes.io/ingress-bandwidth": "1M", "kubernetes.io/egress-bandwidth": "2M"},
+                 dns_config={"servers": ["10.1.2.3"], "searches": ["a.example"], "options": ["ndots:5"]})
+    told = calls(daemon, "ADD")[0][1]["runtimeConfig"]
+    assert [(m["hostPort"], m["containerPort"], m["protocol"], m["hostIP"]) for m in told["portMappings"]] == [
+        (5353, 53, "udp", "127.0.0.1")]
+    assert told["bandwidth"]["ingressRate"] == 1_000_000 and told["bandwidth"]["egressRate"] == 2_000_000
+    assert told["dns"] == {"servers": ["10.1.2.3"], "searches": ["a.example"], "options": ["ndots:5"]}
+
+
+def test_a_bandwidth_that_is_none(pods):
+    with pytest.raises(grpc.RpcError) as error:
+        pods.run_pod(annotations={"kubernetes.io/ingress-bandwidth": "fast"})
+    assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT and "fast" in error.value.details()
+
+
+def test_del_has_what_add_returned_although_all_has_changed(make_daemon, registry):
+    """The daemon was killed, the configuration replaced, the namespace is gone: DEL is still that of the pod's own ADD."""
+    daemon = custom(make_daemon, registry, RECORDER)
+    pod = Pods(daemon).run_pod()
+    info = json.loads(daemon.client.PodSandboxStatus(pod_sandbox_id=pod[0], verbose=True).info["info"])
+    netns = info["netns"] if "netns" in info else info["netnsPath"]
+    assert calls(daemon, "ADD")[0][0] == netns
+    daemon.kill()
+    daemon.write_cni({"cniVersion": "1.0.0", "name": "another", "plugins": [{"type": "not-there"}]})
+    subprocess.run(["umount", "-l", netns], check=True)
+    daemon.start()
+    daemon.client.StopPodSandbox(pod_sandbox_id=pod[0])
+    (told_netns, told), = calls(daemon, "DEL")
+    assert told_netns == "" and told["name"] == "t" and told["prevResult"]["ips"][0]["address"] == "10.99.0.5/24"
+
+
+def test_a_configuration_that_comes_first_is_the_next_pods(make_daemon, registry):
+    daemon = custom(make_daemon, registry, RECORDER)
+    old = Pods(daemon).run_pod()
+    daemon.write_cni({"cniVersion": "1.0.0", "name": "newer", "plugins": [{"type": "t"}]}, "00-first.conflist")
+    new = Pods(daemon).run_pod()
+    assert [told["name"] for _, told in calls(daemon, "ADD")] == ["t", "newer"]
+    for pod in (old, new):
+        daemon.client.StopPodSandbox(pod_sandbox_id=pod[0])
+    assert [told["name"] for _, told in calls(daemon, "DEL")] == ["t", "newer"]
+
+
+def test_a_broken_configuration_is_named(make_daemon):
+    daemon = make_daemon()
+    daemon.write_cni('{"cniVersion": "1.0.0", "name": "x", "plugins": [', "00-broken.conflist")
+    ready = {c.type: c for c in daemon.client.Status().status.conditions}["NetworkReady"]
+    assert not ready.status and "00-broken.conflist" in ready.message
+    with pytest.raises(grpc.RpcError) as error:
+        daemon.client.RunPodSandbox(config=Pods(daemon).pod_config())
+    assert "00-broken.conflist" in error.value.details() and daemon.leaks_of_pods() == []
+
+
+def test_hanging_del_has_a_deadline_of_its_own(make_daemon, registry):
+    script = RECORDER.replace("exit 0", 'test "$CNI_COMMAND" = DEL && ! test -e "$d/healed" && exec sleep 7654322\nexit 0')
+    daemon = custom(make_daemon, registry, script, add=600, delete=1)
+    pod = Pods(daemon).run_pod()
+    with pytest.raises(grpc.RpcError) as error:
+        daemon.client.StopPodSandbox(pod_sandbox_id=pod[0])
+    assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED and "DEL" in error.value.details()
+    assert subprocess.run(["pgrep", "-f", "sleep 7654322"], stdout=subprocess.PIPE).stdout == b""
+    open(f"{daemon.folder}/healed", "w").close()
+    daemon.client.RemovePodSandbox(pod_sandbox_id=pod[0])
+    assert daemon.leaks_of_pods() == []
+
+
+def test_status_of_cni_1_1_is_the_nodes(make_daemon, registry):
+    script = RECORDER.replace("exit 0", 'test "$CNI_COMMAND" = STATUS && test -e "$d/ill" && '
+                              'echo \'{"code":50,"msg":"the uplink is down"}\' && exit 1\nexit 0')
+    daemon = custom(make_daemon, registry, script, cniVersion="1.1.0")
+
+    def ready():
+        return {c.type: c for c in daemon.client.Status().status.conditions}["NetworkReady"]
+    assert ready().status
+    open(f"{daemon.folder}/ill", "w").close()
+    assert not ready().status and "the uplink is down" in ready().message
+
+
+def test_gc_of_cni_1_1_names_the_pods_that_live(make_daemon, registry):
+    daemon = custom(make_daemon, registry, RECORDER, cniVersion="1.1.0")
+    pods = Pods(daemon)
+    lives, stopped = pods.run_pod(), pods.run_pod()
+    daemon.client.StopPodSandbox(pod_sandbox_id=stopped[0])
+    daemon.kill()
+    daemon.start()
+    told = calls(daemon, "GC")[-1][1]
+    assert told["cni.dev/valid-attachments"] == [{"containerID": lives[0], "ifname": "eth0"}]

@@ -3,12 +3,14 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 
 import grpc
 import pytest
 from harness.pods import Pods
 from harness.registry import wait_for
+from test_network import custom
 
 
 @pytest.fixture
@@ -77,6 +79,7 @@ def test_companion_killed(alone):
              lambda: alone.client.PodSandboxStatus(pod_sandbox_id=pod[0]).status.state == 1)
     assert subprocess.run(["pgrep", "-f", "sleep 31337"], stdout=subprocess.PIPE).stdout == b""
     alone.client.RemovePodSandbox(pod_sandbox_id=pod[0])
+    assert alone.leaks_of_pods() == []
 
 
 def test_two_daemons_on_one_root(alone):
@@ -112,8 +115,7 @@ def test_reboot_leaves_stale_state_that_is_cleaned(alone):
     assert pods.status(container).state == 2
     alone.client.StopPodSandbox(pod_sandbox_id=pod[0])
     alone.client.RemovePodSandbox(pod_sandbox_id=pod[0])
-    assert os.listdir(f"{alone.folder}/ipam/{alone.bridge}-net") == [] or not [
-        f for f in os.listdir(f"{alone.folder}/ipam/{alone.bridge}-net") if f.startswith("10.")]
+    assert alone.leaks_of_pods() == []
 
 
 def test_broken_index_is_an_error_not_a_loss(alone):
@@ -130,3 +132,70 @@ def test_broken_index_is_an_error_not_a_loss(alone):
     for path in databases:
         os.unlink(path)
     alone.start()
+
+
+def test_killed_while_a_plugin_gives_out_an_address(make_daemon, registry):
+    """The plugin lives on without its daemon. Its lease comes after the new daemon has begun to undo, and still goes."""
+    script = """
+d=$(dirname "$0")
+case "$CNI_COMMAND" in
+ADD) touch "$d/adding"; until test -e "$d/go"; do sleep 0.02; done; touch "$d/lease-$CNI_CONTAINERID"
+  echo '{"cniVersion":"1.0.0","ips":[{"address":"10.99.0.5/24"}]}';;
+DEL) rm -f "$d/lease-$CNI_CONTAINERID";;
+esac
+exit 0
+"""
+    daemon = custom(make_daemon, registry, script)
+    config = Pods(daemon).pod_config()
+    call = threading.Thread(target=lambda: pytest.raises(grpc.RpcError, daemon.client.RunPodSandbox, config=config))
+    call.start()
+    wait_for("ADD", lambda: os.path.exists(f"{daemon.folder}/adding"))
+    daemon.kill()
+    call.join()
+    healer = threading.Thread(target=lambda: wait_for("undo", lambda: "undo the unfinished" in daemon.log_text()) or
+                              open(f"{daemon.folder}/go", "w").close())
+    healer.start()
+    daemon.start()
+    healer.join()
+    assert [name for name in os.listdir(daemon.folder) if name.startswith("lease-")] == []
+    assert daemon.leaks_of_pods() == []
+    Pods(daemon).run_pod(config)
+
+
+def test_not_as_root(make_daemon):
+    daemon = make_daemon(start=False)
+    # Readable and writable for it: the refusal must be about root and nothing else.
+    os.chmod(daemon.folder, 0o777)
+    ended = subprocess.run(daemon.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, user=65534,
+                           group=65534, extra_groups=[], timeout=30)
+    assert ended.returncode != 0 and "root" in ended.stderr and not os.path.exists(daemon.socket)
+
+
+@pytest.mark.parametrize("text, word", [("root = ", "config.toml:1"), ("rooot = '/x'", "rooot"), ("shim_path = 'x/y'", "absolute"),
+                                        ("[cni]\nadd_timeout_seconds = 0", "add_timeout_seconds"),
+                                        ("max_threads = 'many'", "max_threads")])
+def test_bad_configuration_is_refused_and_named(make_daemon, text, word):
+    daemon = make_daemon(start=False, config=text)
+    with open(daemon.config, "w") as f:
+        f.write(text)
+    ended = subprocess.run(daemon.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=30)
+    assert ended.returncode != 0 and word in ended.stderr and not os.path.exists(daemon.socket)
+
+
+def test_a_path_that_is_no_socket_of_ours_is_not_taken(alone):
+    """A second daemon with a root of its own on the same socket: the first stays what it is."""
+    command = alone.command()
+    for flag in ("--root", "--state"):
+        command[command.index(flag) + 1] = f"{alone.folder}/other{flag}"
+    other = subprocess.run(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, timeout=30)
+    assert other.returncode != 0 and alone.socket in other.stderr + other.stdout
+    assert alone.client.Version().runtime_name
+
+
+def test_addresses_stay_taken_over_a_restart(alone):
+    first = Pods(alone).run_pod()
+    before = alone.leases()
+    pods = restart(alone)
+    second = pods.run_pod()
+    ips = {alone.client.PodSandboxStatus(pod_sandbox_id=pod[0]).status.network.ip for pod in (first, second)}
+    assert len(ips) == 2 and set(before) < ips == set(alone.leases())

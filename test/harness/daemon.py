@@ -55,7 +55,7 @@ class Daemon:
                 f.write(f'shim_path = "{SHIM}"\n')
             f.write(config + f"\n[cni]\nconf_dir = \"{self.cni_dir}\"\nbin_dirs = [\"{CNI_BIN}\"]\n"
                     if "[cni]" not in config else config)
-        self.process = self.client = None
+        self.process = self.client = self.log = None
         if start:
             self.start()
 
@@ -117,7 +117,8 @@ class Daemon:
         if self.client:
             self.client.close()
         self.client = None
-        self.log.close()
+        if self.log:
+            self.log.close()
 
     def remove_all(self):
         """Every pod stopped and removed through the CRI."""

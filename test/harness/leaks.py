@@ -19,6 +19,9 @@ def _processes(marker):
                 command = f.read().replace(b"\0", b" ").decode("utf-8", "replace").strip()
         except OSError:
             continue
+        # A dead orphan is for the host's PID 1 to reap, in its own time.
+        if _text(f"/proc/{pid}/stat").rpartition(")")[2].split()[:2] == ["Z", "1"]:
+            continue
         # A container's process says nothing of us in its command, but its cgroup does.
         if marker in command or marker in _text(f"/proc/{pid}/cgroup"):
             found.add(f"process {pid}: {command[:200]}")

@@ -30,7 +30,7 @@ void AddCondition(v1::RuntimeStatus* status, const char* type, const Result<>& r
 Result<v1::StatusResponse> Status(Context& context, const v1::StatusRequest& request) {
   v1::StatusResponse response;
   AddCondition(response.mutable_status(), "RuntimeReady", Result<>(), "");
-  AddCondition(response.mutable_status(), "NetworkReady", context.cni.Ready(), "NetworkPluginNotReady");
+  AddCondition(response.mutable_status(), "NetworkReady", context.cni.Status(), "NetworkPluginNotReady");
   v1::RuntimeHandlerFeatures features;
   features.set_recursive_read_only_mounts(KernelMountsReadOnlyRecursively());
   auto add_handler = [&](const std::string& name) {
