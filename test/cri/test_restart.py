@@ -139,8 +139,8 @@ def test_killed_while_a_plugin_gives_out_an_address(make_daemon, registry):
     script = """
 d=$(dirname "$0")
 case "$CNI_COMMAND" in
-ADD) touch "$d/adding"; until test -e "$d/go"; do sleep 0.02; done; touch "$d/lease-$CNI_CONTAINERID"
-  echo '{"cniVersion":"1.0.0","ips":[{"address":"10.99.0.5/24"}]}';;
+ADD) touch "$d/adding"; until test -e "$d/go"; do sleep 0.02; done
+  touch "$d/lease-$CNI_CONTAINERID" "$d/added"; echo '{"cniVersion":"1.0.0","ips":[{"address":"10.99.0.5/24"}]}';;
 DEL) rm -f "$d/lease-$CNI_CONTAINERID";;
 esac
 exit 0
@@ -157,6 +157,7 @@ exit 0
     healer.start()
     daemon.start()
     healer.join()
+    wait_for("the end of ADD", lambda: os.path.exists(f"{daemon.folder}/added"))
     assert [name for name in os.listdir(daemon.folder) if name.startswith("lease-")] == []
     assert daemon.leaks_of_pods() == []
     Pods(daemon).run_pod(config)

@@ -94,3 +94,28 @@ def expect_nothing_left(daemon):
         wait_for("nothing is left", lambda: not daemon.leaks_of_pods(), 20)
     except TimeoutError:
         raise AssertionError(daemon.leaks_of_pods()) from None
+
+
+def test_containers_made_while_their_pod_is_removed(daemon, pods):
+    """Whoever comes first: nothing stays behind that belongs to no pod."""
+    for _ in range(8):
+        pod = pods.run_pod(host_network=True)
+        made = []
+
+        def make(worker):
+            for number in range(50):
+                try:
+                    made.append(pods.create(pod, ["true"], name=f"c{worker}-{number}"))
+                except grpc.RpcError:
+                    return
+        makers = [threading.Thread(target=make, args=(worker,)) for worker in range(4)]
+        for maker in makers:
+            maker.start()
+        wait_for("a first container", lambda: made)
+        daemon.client.StopPodSandbox(pod_sandbox_id=pod[0])
+        daemon.client.RemovePodSandbox(pod_sandbox_id=pod[0])
+        for maker in makers:
+            maker.join()
+        pods.made.clear()
+        assert len(daemon.client.ListContainers().containers) == 0
+    assert daemon.leaks_of_pods() == []
