@@ -75,7 +75,8 @@ Result<> CgroupV2::Initialise(const CgroupHierarchy& hierarchy, const std::strin
 Result<> CgroupV2::LoadControllers() {
   if (loaded_) return {};
   hierarchies_[0].controllers.clear();
-  for (std::string_view name : Split(TRY(ReadCgroupFile(hierarchies_[0].path + "/cgroup.controllers")), ' ')) {
+  std::string text = TRY(ReadCgroupFile(hierarchies_[0].path + "/cgroup.controllers"));
+  for (std::string_view name : Split(text, ' ')) {
     if (!name.empty()) hierarchies_[0].controllers.emplace_back(name);
   }
   loaded_ = true;

@@ -105,7 +105,7 @@ Result<Received> Receive(int socket, const Deadline& deadline) {
   }
   received.signal = static_cast<Signal>(bytes[0]);
   received.ids.resize((static_cast<size_t>(got) - 1) / sizeof(uint32_t));
-  std::memcpy(received.ids.data(), bytes + 1, received.ids.size() * sizeof(uint32_t));
+  if (!received.ids.empty()) std::memcpy(received.ids.data(), bytes + 1, received.ids.size() * sizeof(uint32_t));
   return received;
 }
 

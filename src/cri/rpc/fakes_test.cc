@@ -354,7 +354,14 @@ class FakeShims : public Shims {
   explicit FakeShims(std::shared_ptr<Fleet> fleet) : fleet_(std::move(fleet)) {}
   ~FakeShims() override { Stop(); }
   void Stop() override {
-    fleet_->On([this] { fleet_->on_death = nullptr; });
+    fleet_->On([this] {
+      fleet_->on_death = nullptr;
+      for (auto& made : clients_) {
+        if (auto client = made.lock()) client->Close();
+      }
+    });
+    // No callback of theirs comes after what they have posted.
+    fleet_->On([] {});
   }
   void OnEnd(EndCallback callback) override {
     fleet_->On([this, callback] { fleet_->on_death = [callback](const std::string& id) { callback(id, true); }; });
@@ -378,9 +385,11 @@ class FakeShims : public Shims {
   Result<std::shared_ptr<ShimClient>> Make(const std::string& pod_id) {
     UniqueFd socket = TRY(fleet_->Connect(pod_id));
     auto client = TRY(ttrpc::Client::Create(fleet_->loop.get(), std::move(socket)));
+    clients_.emplace_back(client);
     return std::shared_ptr<ShimClient>(std::make_shared<FakeShim>(fleet_, fleet_->companions[pod_id], client));
   }
   std::shared_ptr<Fleet> fleet_;
+  std::vector<std::weak_ptr<ttrpc::Client>> clients_;  // on the fleet's thread
 };
 
 }  // namespace
