@@ -214,7 +214,10 @@ Result<> EndTask(ShimClient& shim, const std::string& container_id) {
   task::DeleteRequest remove;
   remove.set_id(container_id);
   auto removed = shim.Call<task::DeleteResponse>(service::kTask, "Delete", remove, kContainersMillis);
-  if (!removed && removed.error().code != Code::kNotFound && !shim.gone()) {
+  if (removed || removed.error().code == Code::kNotFound) return {};
+  // A companion that is just ending has closed its connection a moment before it is gone, and its tasks with it.
+  bool ending = removed.error().code == Code::kUnavailable && shim.WaitGone(kGoneMillis);
+  if (!ending && !shim.gone()) {
     return std::move(removed.error()).Within(fmt::format("end container '{}'", container_id));
   }
   return {};
