@@ -17,7 +17,6 @@ from .registry import wait_for
 BUILD = os.environ.get("CAISSON_BUILD", os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(
     os.path.abspath(__file__)))), "build", "release"))
 BIN = os.path.join(BUILD, "bin")
-SHIM = os.environ.get("CAISSON_SHIM", "")  # another build's companion
 CNI_BIN = "/usr/lib/cni" if os.path.isdir("/usr/lib/cni") else "/opt/cni/bin"
 
 
@@ -51,8 +50,6 @@ class Daemon:
         self.write_cni(cni if cni is not None else bridge_conflist(self.folder, self.bridge, self.subnet))
         self.config = f"{self.folder}/config.toml"
         with open(self.config, "w") as f:
-            if SHIM:
-                f.write(f'shim_path = "{SHIM}"\n')
             f.write(config + f"\n[cni]\nconf_dir = \"{self.cni_dir}\"\nbin_dirs = [\"{CNI_BIN}\"]\n"
                     if "[cni]" not in config else config)
         self.process = self.client = self.log = None
