@@ -153,6 +153,13 @@ class Daemon:
             self.links_left = links_of(self.bridge)
             subprocess.run(["ip", "link", "del", self.bridge], stderr=subprocess.DEVNULL)
             self._remove_cgroup_parent()
+        self._check_log()
+
+    def _check_log(self):
+        """What a sanitizer has found in the daemon fails the test, whatever the daemon answered."""
+        log = self.log_text() if os.path.exists(f"{self.folder}/caissond.log") else ""
+        for mark in ("Sanitizer:", "runtime error:"):
+            assert mark not in log, log[log.index(mark):][:4000]
 
     def _remove_cgroup_parent(self):
         """As a kubelet does with a pod's: only the folder itself, so that what is below stays to be seen as a leak."""
