@@ -21,8 +21,11 @@ def build(name, folder):
     if not go:
         raise Unavailable(f"{name} cannot be built: no Go toolchain here")
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    done = subprocess.run([go, *VERBS[name], "-o", path, f"sigs.k8s.io/cri-tools/cmd/{name}"], cwd=HERE,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=800)
+    try:
+        done = subprocess.run([go, *VERBS[name], "-o", path, f"sigs.k8s.io/cri-tools/cmd/{name}"], cwd=HERE,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=600)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"{name} cannot be built here: its modules did not come within 600 s") from None
     if done.returncode != 0:
         raise Unavailable(f"{name} cannot be built here:\n{done.stdout[-2000:]}")
     return path
