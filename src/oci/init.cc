@@ -309,9 +309,16 @@ void RunOuter(const InitOptions& options) {
   PreparedTrees prepared;
   auto entered = Outer(options, &prepared);
   if (!entered) Fail(options.control, entered.error());
+  int gate[2];
+  if (pipe2(gate, O_CLOEXEC) != 0) Fail(options.control, ErrnoError("make a pipe"));
   auto cloned = Clone((options.plan.clone_flags & ~static_cast<unsigned long>(CLONE_NEWUSER)) | CLONE_PARENT, -1);
   if (!cloned) Fail(options.control, cloned.error());
   if (cloned->pid == 0) {
+    // Until the launcher has been told of us: a failure that it heard of before would leave it a child it does not know.
+    close(gate[1]);
+    char word;
+    while (read(gate[0], &word, 1) < 0 && errno == EINTR) {
+    }
     // The change of ids has made us undumpable anyway; setsid of the sibling's own.
     if (setsid() < 0 && errno != EPERM) Fail(options.control, ErrnoError("setsid"));
     BecomeInit(options, &prepared);

@@ -22,6 +22,19 @@ namespace {
 class EpollLoop : public EventLoop {
  public:
   EpollLoop(UniqueFd epoll, UniqueFd wake) : epoll_(std::move(epoll)), wake_(std::move(wake)) {}
+  // What a task owns may ask for another task as it goes, a client that closes its connection for one.
+  ~EpollLoop() override {
+    for (;;) {
+      auto watches = std::exchange(watches_, {});
+      auto timers = std::exchange(timers_, {});
+      std::vector<Task> posted;
+      {
+        std::lock_guard lock(mutex_);
+        posted.swap(posted_);
+      }
+      if (watches.empty() && timers.empty() && posted.empty()) return;
+    }
+  }
 
   Result<> Watch(int fd, uint32_t events, FdCallback callback) override {
     // The generation tells an event of an earlier watch of the same descriptor number from one of this watch.
