@@ -74,7 +74,8 @@ void CompanionTest::TearDown() {
   thread_.join();
   EXPECT_THAT(Cgroups(), testing::IsEmpty());
   EXPECT_THAT(Processes(name_), testing::IsEmpty());
-  EXPECT_EQ(Mounts(), mounts_before_);
+  // Fewer are no fault of ours: whoever removes a mount point on the host takes our copy of its mount away.
+  EXPECT_LE(Mounts(), mounts_before_);
   if (HasFailure()) std::fprintf(stderr, "companion's log: %s\n", sys::ReadFile(folder_ + "/shim.log", 1 << 20).value_or("").c_str());
   fs::remove_all(folder_);
 }
