@@ -86,6 +86,6 @@ function(caisson_fuzzer name)
   endif()
   add_dependencies(fuzzers ${name}_fuzz)
   # A smoke run: long enough to meet what a change has broken, too short to search.
-  add_test(NAME fuzz/${name} COMMAND ${name}_fuzz -runs=100000 -max_total_time=5 -timeout=10 -rss_limit_mb=2048)
+  add_test(NAME fuzz/${name} COMMAND ${name}_fuzz -seed=1 -runs=100000 -max_total_time=5 -timeout=10 -rss_limit_mb=2048)
   set_tests_properties(fuzz/${name} PROPERTIES LABELS fuzz TIMEOUT 120)
 endfunction()
