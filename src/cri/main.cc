@@ -157,10 +157,15 @@ sigset_t BlockSignals() {
   return set;
 }
 
-void WaitForEnd(const sigset_t& signals) {
+void WaitForEnd(const sigset_t& signals, const Server& server, const std::vector<AddressRange>& loaded) {
+  Quiet quiet;
+  const timespec tick = {Quiet::kTickMillis / 1000, 0};
   for (;;) {
-    int number = 0;
-    sigwait(&signals, &number);
+    int number = sigtimedwait(&signals, nullptr, &tick);
+    if (number < 0) {
+      if (quiet.Due(server.rpcs())) ReleaseUnused(loaded);
+      continue;
+    }
     if (number == SIGHUP) {
       log::Info("SIGHUP: the configuration is read at the start only");
       continue;
@@ -175,6 +180,7 @@ Result<> Run(const Config& config) {
   TRY(MakeDir(config.state));
   UniqueFd lock = TRY(LockRoot(config));
   sigset_t signals = BlockSignals();
+  const std::vector<AddressRange> loaded = LoadedReadOnly();
   for (const char* sub : {"/pods", "/containers", "/seccomp"}) TRY(MakeDir(config.state + sub));
   auto store = TRY(Store::Open(config.IndexPath()));
   auto images = TRY(image::ImageStore::Open(ImageOptions(config)));
@@ -197,10 +203,10 @@ Result<> Run(const Config& config) {
     else recovered = std::move(started.error());
   }
   if (recovered) {
-    ReleaseUnused();
+    ReleaseUnused(loaded);
     log::Info("caissond {} serves the CRI on {}", kVersion, config.SocketPath());
     Notify("READY=1");
-    WaitForEnd(signals);
+    WaitForEnd(signals, *server, loaded);
     Notify("STOPPING=1");
     // Everything that matters is on disk already: a hanging RPC must not keep the node from shutting down.
     std::thread([] {

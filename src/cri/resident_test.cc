@@ -6,10 +6,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <string>
+#include <vector>
 
 #include "base/unique_fd.h"
 
@@ -50,6 +53,10 @@ struct Mapped {
     for (size_t i = 0; i < kSize; ++i) n += data[i] == c;
     return n;
   }
+  std::vector<AddressRange> Range() const {
+    auto begin = reinterpret_cast<uintptr_t>(data);
+    return {{begin, begin + kSize}};
+  }
   char* data;
 };
 
@@ -59,7 +66,7 @@ TEST(ReleaseUnused, LetsGoOfPagesThatWereOnlyRead) {
   ASSERT_TRUE(mapped.ReadOnly());
   ASSERT_EQ(mapped.Count('f'), kSize);
   ASSERT_EQ(ResidentKib(mapped.data), kSize / 1024);
-  EXPECT_GE(ReleaseUnused(), kSize);
+  EXPECT_EQ(ReleaseUnused(mapped.Range()), kSize);
   EXPECT_EQ(ResidentKib(mapped.data), 0u);
   EXPECT_EQ(mapped.Count('f'), kSize);
 }
@@ -70,7 +77,7 @@ TEST(ReleaseUnused, KeepsWhatWasWrittenBeforeItBecameReadOnly) {
   Mapped mapped(fd.get());
   memset(mapped.data + 4096, 'w', 4096);
   ASSERT_TRUE(mapped.ReadOnly());
-  ReleaseUnused();
+  ReleaseUnused(mapped.Range());
   EXPECT_EQ(mapped.Count('w'), 4096u);
 }
 
@@ -78,8 +85,47 @@ TEST(ReleaseUnused, KeepsWhatIsWrittenToAWritableMapping) {
   UniqueFd fd = MakeFile();
   Mapped mapped(fd.get());
   memset(mapped.data, 'w', kSize);
-  ReleaseUnused();
+  ReleaseUnused(mapped.Range());
   EXPECT_EQ(mapped.Count('w'), kSize);
+}
+
+TEST(ReleaseUnused, KeepsWhatIsNotNamed) {
+  UniqueFd fd = MakeFile();
+  Mapped mapped(fd.get());
+  ASSERT_TRUE(mapped.ReadOnly());
+  ASSERT_EQ(mapped.Count('f'), kSize);
+  std::vector<AddressRange> half = mapped.Range();
+  half[0].end -= kSize / 2;
+  EXPECT_EQ(ReleaseUnused(half), 0u);
+  EXPECT_EQ(ResidentKib(mapped.data), kSize / 1024);
+}
+
+TEST(LoadedReadOnly, HoldsCodeAndNoData) {
+  static int data = 1;
+  auto holds = [ranges = LoadedReadOnly()](uintptr_t at) {
+    return std::any_of(ranges.begin(), ranges.end(), [&](const AddressRange& r) { return r.begin <= at && at < r.end; });
+  };
+  EXPECT_TRUE(holds(reinterpret_cast<uintptr_t>(&MakeFile)));
+  EXPECT_TRUE(holds(reinterpret_cast<uintptr_t>(&qsort)));
+  EXPECT_FALSE(holds(reinterpret_cast<uintptr_t>(&data)));
+  EXPECT_GT(ReleaseUnused(LoadedReadOnly()), 0u);
+}
+
+TEST(Quiet, IsDueOnceAfterRpcsHaveEnded) {
+  Quiet quiet;
+  EXPECT_FALSE(quiet.Due(0));
+  EXPECT_FALSE(quiet.Due(5));  // some came since the last tick
+  EXPECT_TRUE(quiet.Due(5));
+  EXPECT_FALSE(quiet.Due(5));  // nothing to release again
+  EXPECT_FALSE(quiet.Due(6));
+  EXPECT_TRUE(quiet.Due(6));
+}
+
+TEST(Quiet, IsDueInTheEndThoughAClientAsksAllTheTime) {
+  Quiet quiet;
+  int due = 0;
+  for (int tick = 1; tick <= 2 * Quiet::kTicks; ++tick) due += quiet.Due(static_cast<uint64_t>(tick));
+  EXPECT_EQ(due, 2);
 }
 
 }  // namespace

@@ -33,7 +33,12 @@ class Calls {
     std::lock_guard lock(mutex_);
     if (closed_) return false;
     ++in_work_;
+    ++entered_;
     return true;
+  }
+  uint64_t entered() const {
+    std::lock_guard lock(mutex_);
+    return entered_;
   }
   void Leave() {
     std::lock_guard lock(mutex_);
@@ -47,10 +52,11 @@ class Calls {
   }
 
  private:
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable idle_;
   bool closed_ = false;
   int in_work_ = 0;
+  uint64_t entered_ = 0;
 };
 
 template <class Request, class Response>
@@ -208,6 +214,8 @@ class GrpcServer : public Server {
     server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(kAnswerMillis));
     server_->Wait();
   }
+
+  uint64_t rpcs() const override { return calls_.entered(); }
 
  private:
   Calls calls_;

@@ -7,6 +7,7 @@
 // Config::max_threads RPCs at once.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -21,6 +22,8 @@ class Server {
   virtual ~Server() = default;
   // No new RPCs; those in work have `millis` to end. Blocks.
   virtual void Stop(int64_t millis) = 0;
+  // How many RPCs there were so far. Thread-safe.
+  virtual uint64_t rpcs() const = 0;
 };
 
 }  // namespace caisson::cri
