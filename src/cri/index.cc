@@ -41,7 +41,7 @@ void Index<Object>::Finish(const std::string& name, const Result<std::string>& o
 
 template <class Object>
 Result<> Index<Object>::Announce(const Record& record) {
-  return store_->Put(table_, record.id(), record.SerializeAsString());
+  return store_->Put(table_, record.id(), record.SerializeAsString(), Store::Room::kFree);
 }
 
 template <class Object>
@@ -51,7 +51,7 @@ Result<> Index<Object>::Withdraw(const std::string& id) {
 
 template <class Object>
 Result<> Index<Object>::Insert(const Ptr& object, const std::string& name) {
-  TRY(store_->Put(table_, object->id(), object->Get()->SerializeAsString()));
+  TRY(store_->Put(table_, object->id(), object->Get()->SerializeAsString(), Store::Room::kFree));
   std::lock_guard lock(mutex_);
   objects_[object->id()] = object;
   names_[name] = object->id();
@@ -94,7 +94,7 @@ Result<> Index<Object>::Change(const Ptr& object, const std::function<void(Recor
   }
   auto next = std::make_shared<Record>(*object->Get());
   change(*next);
-  auto written = store_->Put(table_, object->id(), next->SerializeAsString());
+  auto written = store_->Put(table_, object->id(), next->SerializeAsString(), Store::Room::kReserve);
   if (!written && !even_unwritten) return written;
   std::lock_guard lock(object->mutex_);
   object->record_ = std::move(next);

@@ -79,10 +79,10 @@ Result<UniqueFd> LockRoot(const Config& config) {
     return MakeError(Code::kFailedPrecondition, "another caissond (pid {}) uses the root '{}'",
                      n > 0 ? Trim(holder) : "unknown", config.root);
   }
+  // For the message above only: a full disk must not keep the daemon from its pods.
   std::string pid = fmt::format("{}\n", getpid());
-  if (ftruncate(lock.get(), 0) != 0 || pwrite(lock.get(), pid.data(), pid.size(), 0) < 0) {
-    return ErrnoError("write '{}'", config.LockPath());
-  }
+  bool written = ftruncate(lock.get(), 0) == 0 && pwrite(lock.get(), pid.data(), pid.size(), 0) > 0;
+  if (!written && errno != ENOSPC) return ErrnoError("write '{}'", config.LockPath());
   return lock;
 }
 

@@ -10,12 +10,15 @@
 #include <mutex>
 #include <thread>
 
+#include "sys/disk_reserve.h"
+
 namespace caisson::cri {
 namespace {
 
 // "CSSN": marks the file as ours (PRAGMA application_id).
 constexpr int kApplicationId = 0x4353534e;
 constexpr int kCheckpointSeconds = 30;
+constexpr size_t kReserveBytes = 512 << 10;
 
 struct CloseDb {
   void operator()(sqlite3* db) const { sqlite3_close_v2(db); }
@@ -28,7 +31,8 @@ using Statement = std::unique_ptr<sqlite3_stmt, FinalizeStatement>;
 
 Error SqliteError(sqlite3* db, const std::string& what) {
   int code = db ? sqlite3_errcode(db) : SQLITE_NOMEM;
-  Code as = code == SQLITE_FULL    ? Code::kResourceExhausted
+  bool full = code == SQLITE_FULL || (db && sqlite3_system_errno(db) == ENOSPC);
+  Code as = full                   ? Code::kResourceExhausted
             : code == SQLITE_NOTADB || code == SQLITE_CORRUPT ? Code::kDataLoss
             : code == SQLITE_BUSY  ? Code::kUnavailable
                                    : Code::kInternal;
@@ -88,11 +92,14 @@ Result<> CreateEmpty(const std::string& path) {
   return {};
 }
 
+std::string ReservePath(const std::string& path) { return path + ".reserve"; }
+
 const char* TableName(Store::Table table) { return table == Store::Table::kPods ? "pods" : "containers"; }
 
 class SqliteStore : public Store {
  public:
-  SqliteStore(std::string path, Db db) : path_(std::move(path)), db_(std::move(db)) {}
+  SqliteStore(const std::string& path, Db db)
+      : path_(path), db_(std::move(db)), reserve_(ReservePath(path), kReserveBytes) {}
 
   ~SqliteStore() override {
     {
@@ -114,23 +121,24 @@ class SqliteStore : public Store {
       put_[i] = TRY(Prepare(db_.get(), fmt::format("INSERT OR REPLACE INTO {} VALUES (?, ?)", TableName(table))));
       delete_[i] = TRY(Prepare(db_.get(), fmt::format("DELETE FROM {} WHERE id = ?", TableName(table))));
     }
+    reserve_.Fill();
     checkpointer_ = std::thread([this] { CheckpointLoop(); });
     return {};
   }
 
-  Result<> Put(Table table, const std::string& id, const std::string& bytes) override {
+  Result<> Put(Table table, const std::string& id, const std::string& bytes, Room room) override {
     std::lock_guard lock(mutex_);
     sqlite3_stmt* statement = put_[static_cast<int>(table)].get();
     sqlite3_bind_text(statement, 1, id.data(), static_cast<int>(id.size()), SQLITE_STATIC);
     sqlite3_bind_blob(statement, 2, bytes.data(), static_cast<int>(bytes.size()), SQLITE_STATIC);
-    return Step(statement, "write to");
+    return Step(statement, "write to", room);
   }
 
   Result<> Delete(Table table, const std::string& id) override {
     std::lock_guard lock(mutex_);
     sqlite3_stmt* statement = delete_[static_cast<int>(table)].get();
     sqlite3_bind_text(statement, 1, id.data(), static_cast<int>(id.size()), SQLITE_STATIC);
-    return Step(statement, "delete from");
+    return Step(statement, "delete from", Room::kReserve);
   }
 
   Result<std::vector<std::pair<std::string, std::string>>> Load(Table table) override {
@@ -160,13 +168,16 @@ class SqliteStore : public Store {
     Statement statement = TRY(Prepare(db_.get(), "INSERT OR REPLACE INTO meta VALUES (?, ?)"));
     sqlite3_bind_text(statement.get(), 1, key.data(), static_cast<int>(key.size()), SQLITE_STATIC);
     sqlite3_bind_blob(statement.get(), 2, value.data(), static_cast<int>(value.size()), SQLITE_STATIC);
-    return Step(statement.get(), "write to");
+    return Step(statement.get(), "write to", Room::kFree);
   }
 
  private:
   Result<> CheckOurs() {
     auto version = GetInt(db_.get(), "PRAGMA user_version");
     if (!version) {
+      if (version.error().code == Code::kResourceExhausted) {
+        return std::move(version.error()).Within(fmt::format("open the index '{}'", path_));
+      }
       return MakeError(Code::kDataLoss,
                        "the index '{}' is damaged or not an index of caissond ({}); restore it, or move it away to start "
                        "with an empty one: its pods are then unknown",
@@ -192,11 +203,25 @@ class SqliteStore : public Store {
     return {};
   }
 
-  Result<> Step(sqlite3_stmt* statement, const char* verb) {
-    int rc = sqlite3_step(statement);
-    Result<> result;
-    if (rc != SQLITE_DONE) result = SqliteError(db_.get(), fmt::format("{} the index '{}'", verb, path_));
-    sqlite3_reset(statement);
+  Result<> Step(sqlite3_stmt* statement, const char* verb, Room room) {
+    auto once = [&]() -> Result<> {
+      Result<> result;
+      if (sqlite3_step(statement) != SQLITE_DONE) {
+        result = SqliteError(db_.get(), fmt::format("{} the index '{}'", verb, path_));
+      }
+      sqlite3_reset(statement);
+      return result;
+    };
+    Result<> result = once();
+    if (!result && result.error().code == Code::kResourceExhausted && room == Room::kReserve) {
+      reserve_.Spend();
+      // What is in the log goes to its place, and the log's file is written from its beginning again.
+      sqlite3_wal_checkpoint_v2(db_.get(), nullptr, SQLITE_CHECKPOINT_RESTART, nullptr, nullptr);
+      result = once();
+      reserve_.Fill();
+    } else if (result) {
+      reserve_.Fill();
+    }
     sqlite3_clear_bindings(statement);
     if (result && !dirty_.exchange(true)) checkpoint_wake_.notify_one();
     return result;
@@ -219,6 +244,7 @@ class SqliteStore : public Store {
   const std::string path_;
   std::mutex mutex_;  // of db_ and its statements
   Db db_;
+  sys::DiskReserve reserve_;
   Statement put_[2], delete_[2];
   std::atomic<bool> dirty_ = false;
   std::mutex checkpoint_mutex_;
@@ -240,9 +266,15 @@ Result<std::unique_ptr<Store>> Store::Open(const std::string& path) {
                      path);
   }
   if (fresh) TRY(CreateEmpty(path));
-  auto store = std::make_unique<SqliteStore>(path, TRY(OpenDb(path)));
-  TRY(store->Init());
-  return std::unique_ptr<Store>(std::move(store));
+  auto attempt = [&]() -> Result<std::unique_ptr<Store>> {
+    auto store = std::make_unique<SqliteStore>(path, TRY(OpenDb(path)));
+    TRY(store->Init());
+    return std::unique_ptr<Store>(std::move(store));
+  };
+  auto store = attempt();
+  // SQLite makes files of its own to open one: on a full disk there is room only for the reserve.
+  if (!store && store.error().code == Code::kResourceExhausted && sys::DiskReserve(ReservePath(path), 0).Spend()) store = attempt();
+  return store;
 }
 
 }  // namespace caisson::cri

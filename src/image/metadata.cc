@@ -3,15 +3,20 @@
 
 #include <sqlite3.h>
 
+#include <cerrno>
 #include <mutex>
 
 #include <nlohmann/json.hpp>
 
 #include "base/limits.h"
 #include "base/scope_exit.h"
+#include "sys/disk_reserve.h"
 
 namespace caisson::image {
 namespace {
+
+// Room for what a few hundred deletions write. Refilled by what is written while there is room.
+constexpr size_t kReserveBytes = 512 << 10;
 
 struct CloseDb {
   void operator()(sqlite3* db) const { sqlite3_close_v2(db); }
@@ -23,9 +28,17 @@ using Statement = std::unique_ptr<sqlite3_stmt, FinalizeStatement>;
 
 class SqliteMetadata : public Metadata {
  public:
-  explicit SqliteMetadata(std::string path) : path_(std::move(path)) {}
+  explicit SqliteMetadata(const std::string& path) : path_(path), reserve_(path + ".reserve", kReserveBytes) {}
 
   Result<> Open() {
+    auto opened = OpenOnce();
+    // SQLite makes files of its own to open one: on a full disk there is room only for the reserve.
+    if (!opened && opened.error().code == Code::kResourceExhausted && reserve_.Spend()) opened = OpenOnce();
+    if (opened) reserve_.Fill();
+    return opened;
+  }
+
+  Result<> OpenOnce() {
     sqlite3* raw = nullptr;
     int status = sqlite3_open_v2(path_.c_str(), &raw, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nullptr);
     db_.reset(raw);
@@ -43,7 +56,9 @@ class SqliteMetadata : public Metadata {
 
   Result<> Put(const char* kind, const std::string& id, const Json& record) override {
     std::lock_guard lock(mutex_);
-    return Insert(kind, id, DumpJson(record));
+    TRY(Insert(kind, id, DumpJson(record)));
+    reserve_.Fill();
+    return {};
   }
 
   Result<> PutAll(const std::vector<Row>& rows) override {
@@ -58,6 +73,18 @@ class SqliteMetadata : public Metadata {
 
   Result<> Delete(const char* kind, const std::string& id) override {
     std::lock_guard lock(mutex_);
+    auto deleted = DeleteOnce(kind, id);
+    if (!deleted && deleted.error().code == Code::kResourceExhausted) {
+      reserve_.Spend();
+      // What is in the log goes to its place, and the log's file is written from its beginning again.
+      sqlite3_wal_checkpoint_v2(db_.get(), nullptr, SQLITE_CHECKPOINT_RESTART, nullptr, nullptr);
+      deleted = DeleteOnce(kind, id);
+    }
+    reserve_.Fill();
+    return deleted;
+  }
+
+  Result<> DeleteOnce(const char* kind, const std::string& id) {
     auto statement = TRY(Prepare("DELETE FROM records WHERE kind = ? AND id = ?"));
     Bind(statement.get(), 1, kind);
     Bind(statement.get(), 2, id);
@@ -86,7 +113,8 @@ class SqliteMetadata : public Metadata {
  private:
   Error Failed(const char* verb) {
     int code = db_ ? sqlite3_extended_errcode(db_.get()) & 0xff : SQLITE_NOMEM;
-    Code as = code == SQLITE_FULL ? Code::kResourceExhausted : code == SQLITE_CORRUPT || code == SQLITE_NOTADB ? Code::kDataLoss : Code::kInternal;
+    bool full = code == SQLITE_FULL || (db_ && sqlite3_system_errno(db_.get()) == ENOSPC);
+    Code as = full ? Code::kResourceExhausted : code == SQLITE_CORRUPT || code == SQLITE_NOTADB ? Code::kDataLoss : Code::kInternal;
     return MakeError(as, "{} image index '{}': {}", verb, path_, db_ ? sqlite3_errmsg(db_.get()) : "out of memory");
   }
   Result<> Execute(const std::string& sql) {
@@ -118,6 +146,7 @@ class SqliteMetadata : public Metadata {
   const std::string path_;
   std::mutex mutex_;
   std::unique_ptr<sqlite3, CloseDb> db_;
+  sys::DiskReserve reserve_;
 };
 
 }  // namespace

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Metadata: what the image store remembers, as JSON records in one SQLite file (WAL, synchronous=NORMAL: a record
-// survives the daemon's death at once). The store keeps everything in memory too and reads this only when it opens.
+// survives the daemon's death at once). Deleting works on a full disk too: a reserve beside the file keeps room for it.
+// The store keeps everything in memory too and reads this only when it opens.
 // Thread-safe.
 #pragma once
 
