@@ -39,8 +39,7 @@ struct Answers {
         figures[container.container_id()] = std::move(container);
       }
     }
-    --pending;
-    changed.notify_all();
+    if (--pending == 0) changed.notify_all();
   }
 };
 

@@ -97,6 +97,9 @@ struct Psi {
   PsiLine some, full;
 };
 
+// kUsage: the total CPU time, the memory but for its extremes and events, the number of processes. Far fewer files.
+enum class StatsPart { kUsage, kAll };
+
 // What the group has used. A value that the host does not account is not set (or 0 in the plain fields).
 struct CgroupStats {
   int64_t at_nanos = 0;  // CLOCK_REALTIME of reading
@@ -192,7 +195,7 @@ class Cgroup {
   virtual Result<> Thaw() = 0;
   virtual Result<bool> Frozen() = 0;
 
-  virtual Result<CgroupStats> Stats() = 0;
+  virtual Result<CgroupStats> Stats(StatsPart part) = 0;
   // A descriptor that polls readable (EPOLLIN) when the group may have met an OOM, or is being removed. Read it (up to
   // 4 KiB, non-blocking) and then ask OomKills(). The caller owns it.
   virtual Result<UniqueFd> OomEvents() = 0;

@@ -112,7 +112,7 @@ TEST_F(CgroupTest, LimitsAreWhatTheKernelHolds) {
   r.hugepage_limits.push_back({"2MB", 0});
   auto group = Cgroup::Create(Options(r));
   ASSERT_TRUE(group) << group.error().message;
-  auto stats = (*group)->Stats();
+  auto stats = (*group)->Stats(StatsPart::kAll);
   ASSERT_TRUE(stats) << stats.error().message;
   EXPECT_EQ(stats->memory.limit, uint64_t{64} << 20);
   EXPECT_EQ(stats->pids.limit, 17u);
@@ -130,11 +130,11 @@ TEST_F(CgroupTest, LimitsAreWhatTheKernelHolds) {
     change.memory->swap = mib << 20;
     auto applied = (*group)->Apply(change);
     ASSERT_TRUE(applied) << applied.error().message;
-    EXPECT_EQ((*group)->Stats()->memory.limit, static_cast<uint64_t>(mib) << 20);
+    EXPECT_EQ((*group)->Stats(StatsPart::kAll)->memory.limit, static_cast<uint64_t>(mib) << 20);
   }
   auto opened = Cgroup::Open(Options());
   ASSERT_TRUE(opened);
-  EXPECT_EQ((*opened)->Stats()->memory.limit, uint64_t{32} << 20);
+  EXPECT_EQ((*opened)->Stats(StatsPart::kAll)->memory.limit, uint64_t{32} << 20);
   EXPECT_TRUE((*group)->Delete(Deadline::After(5000)));
   EXPECT_TRUE((*group)->Delete(Deadline::After(5000))) << "a second time is no error";
   EXPECT_EQ(Cgroup::Open(Options()).error().code, Code::kNotFound);
@@ -335,8 +335,8 @@ TEST_F(CgroupTest, OomKillIsCountedAndAnnounced) {
   pollfd fd{events->get(), POLLIN, 0};
   EXPECT_EQ(poll(&fd, 1, 5000), 1);
   EXPECT_EQ(*(*group)->OomKills(), 1u);
-  EXPECT_EQ((*group)->Stats()->memory.oom_kills, 1u);
-  EXPECT_GT((*group)->Stats()->memory.page_faults, 0u);
+  EXPECT_EQ((*group)->Stats(StatsPart::kAll)->memory.oom_kills, 1u);
+  EXPECT_GT((*group)->Stats(StatsPart::kAll)->memory.page_faults, 0u);
   EXPECT_TRUE((*group)->Delete(Deadline::After(5000)));
 }
 
@@ -351,10 +351,10 @@ TEST_F(CgroupTest, StatsCountCpuAndPids) {
     for (;;) pause();
   });
   EXPECT_TRUE(*PollUntil(Deadline::After(20'000), [&]() -> Result<bool> {
-    auto stats = TRY((*group)->Stats());
+    auto stats = TRY((*group)->Stats(StatsPart::kAll));
     return stats.cpu.usage_nanos > 1'000'000 && stats.pids.current == 1 && stats.memory.usage > 0;
   }));
-  auto stats = (*group)->Stats();
+  auto stats = (*group)->Stats(StatsPart::kAll);
   EXPECT_GT(stats->at_nanos, 0);
   EXPECT_EQ(stats->memory.limit, UINT64_MAX);
   EXPECT_LE(stats->memory.working_set, stats->memory.usage);

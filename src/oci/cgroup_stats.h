@@ -17,8 +17,8 @@ namespace caisson::oci {
 struct V1Dirs {
   std::string cpu, cpuacct, memory, pids, blkio, hugetlb, unified;
 };
-Result<CgroupStats> ReadStatsV1(const V1Dirs& dirs);
-Result<CgroupStats> ReadStatsV2(const std::string& dir);
+Result<CgroupStats> ReadStatsV1(const V1Dirs& dirs, StatsPart part);
+Result<CgroupStats> ReadStatsV2(const std::string& dir, StatsPart part);
 
 // "some avg10=0.12 avg60=… total=…\nfull …"; not set if it is not that.
 std::optional<Psi> ParsePsi(std::string_view text);

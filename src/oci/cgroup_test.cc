@@ -91,7 +91,7 @@ TEST_F(TreeTest, StatsV2) {
   Put("hugetlb.2MB.current", "0\n");
   Put("hugetlb.2MB.max", "4\n");
   Put("hugetlb.2MB.rsvd.current", "0\n");
-  auto stats = ReadStatsV2(root_);
+  auto stats = ReadStatsV2(root_, StatsPart::kAll);
   ASSERT_TRUE(stats) << stats.error().message;
   EXPECT_EQ(stats->cpu.usage_nanos, 10'000u);
   EXPECT_EQ(stats->cpu.throttled_nanos, 5'000u);
@@ -108,8 +108,15 @@ TEST_F(TreeTest, StatsV2) {
   ASSERT_EQ(stats->io.size(), 2u);
   EXPECT_EQ(stats->io[0].writes, 4u);
   ASSERT_EQ(stats->hugetlb.size(), 1u);
+  auto usage = ReadStatsV2(root_, StatsPart::kUsage);
+  ASSERT_TRUE(usage) << usage.error().message;
+  EXPECT_EQ(usage->cpu.usage_nanos, 10'000u);
+  EXPECT_EQ(usage->memory.working_set, 3500u);
+  EXPECT_EQ(usage->pids.current, 3u);
+  EXPECT_FALSE(usage->memory.psi);
+  EXPECT_TRUE(usage->io.empty());
   Put("memory.current", "rubbish\n");
-  EXPECT_EQ(ReadStatsV2(root_).error().code, Code::kDataLoss);
+  EXPECT_EQ(ReadStatsV2(root_, StatsPart::kAll).error().code, Code::kDataLoss);
 }
 
 TEST_F(TreeTest, StatsV1WithHalfTheControllers) {
@@ -117,7 +124,7 @@ TEST_F(TreeTest, StatsV1WithHalfTheControllers) {
   Put("memory.limit_in_bytes", "9223372036854771712\n");
   V1Dirs dirs;
   dirs.memory = root_;
-  auto stats = ReadStatsV1(dirs);
+  auto stats = ReadStatsV1(dirs, StatsPart::kAll);
   ASSERT_TRUE(stats) << stats.error().message;
   EXPECT_EQ(stats->memory.limit, UINT64_MAX);
   EXPECT_EQ(stats->memory.usage, 100u);

@@ -155,14 +155,15 @@ Result<> CgroupV1::Thaw() {
   return {};
 }
 
-Result<CgroupStats> CgroupV1::Stats() {
+Result<CgroupStats> CgroupV1::Stats(StatsPart part) {
   auto path = [this](std::string_view controller) {
     const CgroupHierarchy* hierarchy = HierarchyOf(controller);
     return hierarchy == nullptr ? std::string() : hierarchy->path;
   };
   const CgroupHierarchy* unified = Unified();
   return ReadStatsV1({path("cpu"), path("cpuacct"), path("memory"), path("pids"), path("blkio"), path("hugetlb"),
-                      unified == nullptr ? std::string() : unified->path});
+                      unified == nullptr ? std::string() : unified->path},
+                     part);
 }
 
 Result<UniqueFd> CgroupV1::OomEvents() {

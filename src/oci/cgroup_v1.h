@@ -16,7 +16,7 @@ class CgroupV1 : public CgroupBase {
   Result<> Freeze(Deadline deadline) override;
   Result<> Thaw() override;
   Result<bool> Frozen() override;
-  Result<CgroupStats> Stats() override;
+  Result<CgroupStats> Stats(StatsPart part) override;
   Result<UniqueFd> OomEvents() override;
   Result<uint64_t> OomKills() override;
   bool IsV2() const override { return false; }

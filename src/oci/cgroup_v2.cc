@@ -126,7 +126,7 @@ Result<> CgroupV2::Thaw() {
   return {};
 }
 
-Result<CgroupStats> CgroupV2::Stats() { return ReadStatsV2(hierarchies_[0].path); }
+Result<CgroupStats> CgroupV2::Stats(StatsPart part) { return ReadStatsV2(hierarchies_[0].path, part); }
 
 Result<UniqueFd> CgroupV2::OomEvents() {
   UniqueFd watch(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));

@@ -178,7 +178,7 @@ class Service {
   Result<v3::StatsResponse> Stats(const v3::StatsRequest& request) {
     Task* task = TRY(tasks_->Find(request.id()));
     v3::StatsResponse response;
-    FillMetrics(TRY(task->container->cgroup()->Stats()), task->container->cgroup()->IsV2(), response.mutable_stats());
+    FillMetrics(TRY(task->container->cgroup()->Stats(oci::StatsPart::kAll)), task->container->cgroup()->IsV2(), response.mutable_stats());
     return response;
   }
 
@@ -218,6 +218,7 @@ class Service {
       create->log_path = options.log_path();
       create->log_max_line_bytes = static_cast<size_t>(std::max<int64_t>(0, options.log_max_line_bytes()));
       create->stdio.keep_stdin = options.stdin();
+      create->stdin_once = options.stdin_once();
       create->stdio.terminal = options.terminal();
       create->stdio.in_path = create->stdio.out_path = create->stdio.err_path = "";
     } else if (any.type_url().ends_with("containerd.runc.v1.Options")) {
