@@ -9,11 +9,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "base/id.h"
 #include "base/scope_exit.h"
 #include "base/strings.h"
+#include "oci/bind.h"
 #include "oci/clone.h"
 #include "oci/control.h"
 #include "oci/hooks.h"
@@ -92,7 +94,7 @@ class ContainerImpl : public Container {
   Result<> Launch() {
     if (options_.spec.seccomp) filter_ = TRY(CompileSeccomp(*options_.spec.seccomp, options_.seccomp_cache_dir));
     options_.spec.seccomp.reset();  // the filter says it all; its rules would stay in memory as long as the container
-    InitOptions init{options_, plan_, cgroup_.get(), {}, filter_ ? &*filter_ : nullptr, {}, {}, -1};
+    InitOptions init{options_, plan_, cgroup_.get(), {}, filter_ ? &*filter_ : nullptr, {}, {}, TRY(CloneShm()), -1};
     for (const auto& join : plan_.joins) init.joins.push_back({join.flag, TRY(OpenNamespace(join.path)), join.path});
     if (!plan_.user_namespace.empty()) init.user_namespace = TRY(OpenNamespace(plan_.user_namespace));
     std::optional<ChildPidNamespace> pid_namespace;
@@ -204,6 +206,18 @@ class ContainerImpl : public Container {
       if (space.flag != CLONE_NEWPID && space.flag != 0x80 /* CLONE_NEWTIME */) flags |= space.flag;
     }
     return flags;
+  }
+
+  // Cloned here and not by init: before Linux 6.15 open_tree(2) clones only what is mounted in the caller's own mount
+  // namespace, and that is ours.
+  Result<UniqueFd> CloneShm() const {
+    bool wanted = std::any_of(plan_.mounts.begin(), plan_.mounts.end(),
+                              [](const MountPlan& mount) { return mount.kind == MountKind::kShm; });
+    if (!wanted) return UniqueFd();
+    if (options_.shm_fd < 0) return MakeError(Code::kFailedPrecondition, "container '{}': the pod has no /dev/shm", id());
+    auto tree = CloneTree(options_.shm_fd, "", false);
+    if (!tree) return std::move(tree.error()).Within(fmt::format("container '{}': clone the pod's /dev/shm", id()));
+    return tree;
   }
 
   // With a user namespace: `outer` makes init, as our child, and ends.

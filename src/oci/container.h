@@ -44,7 +44,8 @@ struct CreateOptions {
   bool systemd_cgroup = false;
   std::string seccomp_cache_dir;  // where compiled filters are kept; empty: not kept
   int shm_fd =
-      -1;  // a detached tmpfs mount (fsmount(2)) that is the pod's /dev/shm: cloned for a mount of type "caisson-shm"
+      -1;  // the mount that is the pod's /dev/shm, cloned for a mount of type "caisson-shm": a detached one (fsmount(2)) or,
+           // before Linux 6.15, one that is attached in our mount namespace
   int64_t deadline_millis = 60'000;
   // The container's processes get SIGKILL when the process that made them ends: nothing of a pod outlives its
   // companion.

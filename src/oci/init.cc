@@ -216,7 +216,7 @@ Result<Program> PrepareInit(const InitOptions& options, ProcessSpec* process, Pr
   RootfsOptions rootfs{plan,
                        options.cgroup->Hierarchies(),
                        options.cgroup->IsV2(),
-                       create.shm_fd,
+                       options.shm.get(),
                        process->console_width,
                        process->console_height,
                        prepared,

@@ -35,6 +35,7 @@ struct InitOptions {
   const SeccompFilter* filter = nullptr;
   std::vector<JoinNamespace> joins;
   UniqueFd user_namespace;  // valid: the one to join
+  UniqueFd shm;             // valid: a detached clone of the pod's /dev/shm, for this container
   int control = -1;
 };
 // In a process that has the plan's new namespaces already.

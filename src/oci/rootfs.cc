@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "oci/bind.h"
 #include "oci/masks.h"
@@ -198,10 +199,10 @@ class RootfsMaker {
   }
 
   Result<> MountShm(const MountPlan& plan) {
-    if (options_.shm_fd < 0) return MakeError(Code::kFailedPrecondition, "the pod has no /dev/shm");
-    UniqueFd tree = TRY(CloneTree(options_.shm_fd, "", false));
+    // Attaching it again would move it.
+    if (std::exchange(shm_attached_, true)) return MakeError(Code::kInvalidArgument, "the pod's /dev/shm is mounted twice");
     UniqueFd target = TRY(sys::MakeDirInRoot(root_.get(), plan.destination, 01777));
-    return AttachTree(tree.get(), target.get(), plan);
+    return AttachTree(options_.shm_fd, target.get(), plan);
   }
 
   // v2: the group itself (a cgroup namespace makes it the root). v1: a tmpfs with the group of each hierarchy.
@@ -265,6 +266,7 @@ class RootfsMaker {
   const RootfsOptions& options_;
   const Plan& plan_;
   UniqueFd root_;
+  bool shm_attached_ = false;
 };
 
 }  // namespace

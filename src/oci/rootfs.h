@@ -30,7 +30,7 @@ struct RootfsOptions {
   const Plan& plan;
   const std::vector<CgroupHierarchy>& cgroups;
   bool cgroup_v2 = false;
-  int shm_fd = -1;
+  int shm_fd = -1;  // a detached mount, to be attached for the mount of kind kShm
   uint16_t console_width = 0, console_height = 0;
   PreparedTrees* prepared = nullptr;       // null: the child opens what it needs
   std::function<Result<>()> before_pivot;  // createContainer hooks; may be empty
