@@ -63,6 +63,12 @@ std::vector<Field> Fields(Config* c) {
       {"containers", "unprivileged_icmp", &c->containers.unprivileged_icmp},
       {"containers", "default_capabilities", &c->containers.default_capabilities},
       {"containers", "cdi_spec_dirs", &c->containers.cdi_spec_dirs},
+      {"streaming", "address", &c->streaming.address},
+      {"streaming", "port", &c->streaming.port},
+      {"streaming", "base_url", &c->streaming.base_url},
+      {"streaming", "tls_certificate", &c->streaming.tls_certificate},
+      {"streaming", "tls_key", &c->streaming.tls_key},
+      {"streaming", "idle_timeout_seconds", &c->streaming.idle_timeout_seconds},
   };
 }
 
@@ -206,6 +212,15 @@ Result<> CheckRange(std::string_view key, int64_t value, int64_t least, int64_t 
   return MakeError(Code::kInvalidArgument, "'{}' must be between {} and {}, not {}", key, least, most, value);
 }
 
+Result<> CheckStreaming(const StreamingSettings& streaming) {
+  TRY(CheckRange("streaming.port", streaming.port, 0, 65'535));
+  TRY(CheckRange("streaming.idle_timeout_seconds", streaming.idle_timeout_seconds, 1, 7 * 24 * 3600));
+  TRY(CheckPath("streaming.tls_certificate", streaming.tls_certificate, true));
+  TRY(CheckPath("streaming.tls_key", streaming.tls_key, true));
+  if (streaming.tls_certificate.empty() == streaming.tls_key.empty()) return {};
+  return MakeError(Code::kInvalidArgument, "'streaming.tls_certificate' and 'streaming.tls_key' need each other");
+}
+
 }  // namespace
 
 Result<Config> ParseConfig(std::string_view text, std::string_view origin) {
@@ -271,6 +286,7 @@ Result<> ValidateConfig(const Config& config) {
   TRY(CheckRange("containers.pids_limit", config.containers.pids_limit, 0, int64_t{1} << 31));
   TRY(CheckRange("containers.shm_bytes", config.containers.shm_bytes, 4096, int64_t{1} << 40));
   TRY(CheckRange("containers.log_line_bytes", config.containers.log_line_bytes, 64, 1 << 20));
+  TRY(CheckStreaming(config.streaming));
   for (const auto& [name, handler] : config.handlers) {
     if (!IsSafeName(name)) return MakeError(Code::kInvalidArgument, "'{}' cannot be the name of a handler", name);
     TRY(CheckPath(fmt::format("handlers.{}.shim_path", name), handler.shim_path, true));

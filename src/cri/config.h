@@ -50,6 +50,14 @@ struct ContainerDefaults {
   std::vector<std::string> cdi_spec_dirs = {"/etc/cdi", "/var/run/cdi"};
 };
 
+struct StreamingSettings {
+  std::string address = "127.0.0.1";
+  int port = 0;          // 0: any
+  std::string base_url;  // of the URLs that clients get, if not the listener's own
+  std::string tls_certificate, tls_key;
+  int64_t idle_timeout_seconds = 4 * 3600;
+};
+
 struct Config {
   std::string root = "/var/lib/caisson";  // survives a reboot: images, the index
   std::string state = "/run/caisson";     // does not: sockets, bundles, network namespaces
@@ -65,6 +73,7 @@ struct Config {
   CniSettings cni;
   ImageSettings images;
   ContainerDefaults containers;
+  StreamingSettings streaming;
 
   // Fault points that fail (tests only; the hidden flag --fault). Not a key of the file.
   std::vector<std::string> faults;

@@ -13,12 +13,17 @@
 #include "cri/config.h"
 #include "cri/container_index.h"
 #include "cri/cpu_rates.h"
+#include "cri/exec_id.h"
 #include "cri/fault.h"
 #include "cri/pod_index.h"
 #include "cri/shim_client.h"
 #include "cri/writable_layers.h"
 #include "image/image_store.h"
 #include "net/cni.h"
+
+namespace caisson::stream {
+class Server;
+}
 
 namespace caisson::cri {
 
@@ -36,6 +41,8 @@ struct Context {
   // What the stats verbs remember.
   CpuRates cpu_rates = {};
   WritableLayers writable_layers{images, background};
+  std::string instance = NewInstance();  // this run of the daemon, in the ids of processes it runs in containers
+  stream::Server* streams = nullptr;     // set before the first RPC
 };
 
 }  // namespace caisson::cri

@@ -8,6 +8,7 @@
 #include "cri/recovery.h"
 #include "cri/resident.h"
 #include "cri/server.h"
+#include "cri/streaming.h"
 
 #include <fcntl.h>
 #include <malloc.h>
@@ -157,7 +158,8 @@ sigset_t BlockSignals() {
   return set;
 }
 
-void WaitForEnd(const sigset_t& signals, const Server& server, const std::vector<AddressRange>& loaded) {
+void WaitForEnd(const sigset_t& signals, const Server& server, stream::Server& streams,
+                const std::vector<AddressRange>& loaded) {
   Quiet quiet;
   const timespec tick = {Quiet::kTickMillis / 1000, 0};
   for (;;) {
@@ -167,7 +169,9 @@ void WaitForEnd(const sigset_t& signals, const Server& server, const std::vector
       continue;
     }
     if (number == SIGHUP) {
-      log::Info("SIGHUP: the configuration is read at the start only");
+      auto reloaded = streams.ReloadTls();
+      if (!reloaded) log::Error("SIGHUP: {}; the old streaming certificate stays", reloaded.error().message);
+      log::Info("SIGHUP: certificates are read again; the configuration is read at the start only");
       continue;
     }
     log::Info("{} received: caissond ends, pods live on", number == SIGTERM ? "SIGTERM" : "SIGINT");
@@ -196,6 +200,16 @@ Result<> Run(const Config& config) {
     context.background.Post([&context, pod_id, died] { died ? PodDied(context, pod_id) : PodLost(context, pod_id); });
   });
   auto recovered = Recover(context);
+  std::unique_ptr<Streaming> streaming;
+  if (recovered) {
+    auto started = Streaming::Start(context);
+    if (started) {
+      streaming = std::move(*started);
+      context.streams = &streaming->server();
+    } else {
+      recovered = std::move(started.error());
+    }
+  }
   std::unique_ptr<Server> server;
   if (recovered) {
     auto started = Server::Start(context);
@@ -206,7 +220,7 @@ Result<> Run(const Config& config) {
     ReleaseUnused(loaded);
     log::Info("caissond {} serves the CRI on {}", kVersion, config.SocketPath());
     Notify("READY=1");
-    WaitForEnd(signals, *server, loaded);
+    WaitForEnd(signals, *server, streaming->server(), loaded);
     Notify("STOPPING=1");
     // Everything that matters is on disk already: a hanging RPC must not keep the node from shutting down.
     std::thread([] {
@@ -216,6 +230,7 @@ Result<> Run(const Config& config) {
     }).detach();
     server->Stop(kStopMillis);
   }
+  streaming.reset();
   background.Stop();
   for (const PodPtr& pod : pods.List()) {
     if (auto shim = pod->shim()) shim->Close();

@@ -59,9 +59,8 @@ class Calls {
   uint64_t entered_ = 0;
 };
 
-template <class Request, class Response>
-grpc::Status Serve(Context& context, Calls& calls, const char* verb, Result<Response> (*work)(Context&, const Request&),
-                   const Request& request, Response* response) {
+template <class Work, class Request, class Response>
+grpc::Status Serve(Context& context, Calls& calls, const char* verb, Work work, const Request& request, Response* response) {
   if (!calls.Enter()) return {grpc::StatusCode::UNAVAILABLE, "caissond is about to end"};
   struct Leaving {
     Calls& calls;
@@ -109,7 +108,9 @@ class RuntimeService final : public v1::RuntimeService::Service {
   SERVE(ContainerStatus)
   SERVE(UpdateContainerResources)
   SERVE(ReopenContainerLog)
-  SERVE(ExecSync)
+  SERVE(Exec)
+  SERVE(Attach)
+  SERVE(PortForward)
   SERVE(ContainerStats)
   SERVE(ListContainerStats)
   SERVE(PodSandboxStats)
@@ -118,9 +119,12 @@ class RuntimeService final : public v1::RuntimeService::Service {
   SERVE(Status)
   SERVE(RuntimeConfig)
 
-  REFUSE(Exec, ExecRequest, ExecResponse)
-  REFUSE(Attach, AttachRequest, AttachResponse)
-  REFUSE(PortForward, PortForwardRequest, PortForwardResponse)
+  grpc::Status ExecSync(grpc::ServerContext* call, const v1::ExecSyncRequest* request, v1::ExecSyncResponse* response) override {
+    auto work = [call](Context& context, const v1::ExecSyncRequest& wanted) {
+      return cri::ExecSync(context, wanted, [call] { return call->IsCancelled(); });
+    };
+    return Serve(context_, calls_, "ExecSync", work, *request, response);
+  }
   REFUSE(CheckpointContainer, CheckpointContainerRequest, CheckpointContainerResponse)
   REFUSE(ListMetricDescriptors, ListMetricDescriptorsRequest, ListMetricDescriptorsResponse)
   REFUSE(ListPodSandboxMetrics, ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse)

@@ -41,6 +41,7 @@ using std::chrono::milliseconds;
 
 constexpr size_t kReadBytes = 32 << 10;
 constexpr auto kGoodbye = std::chrono::seconds(5);     // for the client to close too, when all is said
+constexpr auto kPausedCheck = std::chrono::seconds(2);  // of a client whose input waits: is it still there?
 constexpr int64_t kFlushNanos = 30 * kNanosPerSecond;  // without progress, for it to take what is left
 
 tcp::socket& SocketOf(PlainStream& stream) { return stream.socket(); }
@@ -48,13 +49,14 @@ tcp::socket& SocketOf(TlsStream& stream) { return stream.next_layer().socket(); 
 beast::tcp_stream& TcpOf(PlainStream& stream) { return stream; }
 beast::tcp_stream& TcpOf(TlsStream& stream) { return stream.next_layer(); }
 
-std::unique_ptr<LinkUser> MakeUser(const Loop& loop, Link& link, Accepted accepted) {
+std::unique_ptr<LinkUser> MakeUser(const Loop& loop, Link& link, Accepted accepted, const std::string& peer) {
   if (auto* forward = std::get_if<PortForwardTarget>(&accepted.grant)) {
     if (!accepted.websocket) return MakeSpdyForward(loop, link, std::move(*forward));
     return MakeWebSocketForward(loop, link, accepted.protocol, std::move(*forward));
   }
   auto* exec = std::get_if<ExecGrant>(&accepted.grant);
   ExecTarget target = std::move(exec ? exec->target : std::get<AttachGrant>(accepted.grant).target);
+  target.peer = peer;
   if (accepted.websocket)
     return MakeWebSocketCommand(loop, link, accepted.protocol, std::move(target), exec == nullptr);
   return MakeSpdyCommand(loop, link, accepted.protocol, std::move(target), exec == nullptr);
@@ -65,7 +67,11 @@ std::unique_ptr<LinkUser> MakeUser(const Loop& loop, Link& link, Accepted accept
 class LinkBase : public Link, public std::enable_shared_from_this<LinkBase> {
  public:
   LinkBase(const ConnectionContext& context, ConnectionList::Id id)
-      : context_(context), timer_(*context.loop.context), id_(id), last_activity_(MonotonicNanos()) {}
+      : context_(context),
+        timer_(*context.loop.context),
+        presence_(*context.loop.context),
+        id_(id),
+        last_activity_(MonotonicNanos()) {}
   ~LinkBase() override { context_.list.Remove(id_); }
 
   // `early`: what the client sent behind its request.
@@ -81,6 +87,7 @@ class LinkBase : public Link, public std::enable_shared_from_this<LinkBase> {
   void SendText(std::string data) override { Queue(std::move(data), true); }
   bool Congested() const override { return queued_ > limits::kStreamQueueBytes; }
   void PauseReading(bool paused) override {
+    if (paused && !std::exchange(paused_, true)) CheckPresence();
     paused_ = paused;
     if (!paused && !reading_ && !ended_ && user_) Read();
   }
@@ -96,6 +103,7 @@ class LinkBase : public Link, public std::enable_shared_from_this<LinkBase> {
     ended_ = true;
     DropUser();
     timer_.cancel();
+    presence_.cancel();
     CloseNow();
   }
 
@@ -111,6 +119,7 @@ class LinkBase : public Link, public std::enable_shared_from_this<LinkBase> {
   virtual void Taken() = 0;
   // A connection that breaks while nothing is read or written.
   virtual void WatchErrors() = 0;
+  virtual tcp::socket& Socket() = 0;
   // All is sent: closes in good order, within kGoodbye.
   virtual void Goodbye() = 0;
   virtual void CloseNow() = 0;
@@ -140,6 +149,20 @@ class LinkBase : public Link, public std::enable_shared_from_this<LinkBase> {
   asio::steady_timer timer_;
 
  private:
+  // A client that has closed its connection is found by reading, or, while nothing is read, by the connection's state
+  // (tcp(7), TCP_INFO): clients of these protocols never close their half only.
+  void CheckPresence() {
+    presence_.expires_after(kPausedCheck);
+    presence_.async_wait([weak = weak_from_this()](const error_code& error) {
+      auto self = weak.lock();
+      if (error || !self || !self->paused_ || self->ended_) return;
+      tcp_info info = {};
+      socklen_t size = sizeof info;
+      int got = getsockopt(self->Socket().native_handle(), IPPROTO_TCP, TCP_INFO, &info, &size);
+      if (got != 0 || info.tcpi_state == TCP_CLOSE_WAIT) return self->Abort();
+      self->CheckPresence();
+    });
+  }
   void Read() {
     reading_ = true;
     ReadSome();
@@ -169,6 +192,7 @@ class LinkBase : public Link, public std::enable_shared_from_this<LinkBase> {
     });
   }
 
+  asio::steady_timer presence_;
   const ConnectionList::Id id_;
   std::unique_ptr<LinkUser> user_;
   std::deque<Message> queue_;  // the front one is being written
@@ -222,6 +246,7 @@ class ByteLink final : public LinkBase {
       self->Discard();
     });
   }
+  tcp::socket& Socket() override { return SocketOf(stream_); }
   void CloseNow() override {
     error_code ignored;
     SocketOf(stream_).close(ignored);
@@ -282,6 +307,7 @@ class MessageLink final : public LinkBase {
     timer_.cancel();
     socket_.async_close(websocket::close_code::normal, [self = Self()](const error_code&) { self->Abort(); });
   }
+  tcp::socket& Socket() override { return SocketOf(socket_.next_layer()); }
   void CloseNow() override {
     error_code ignored;
     SocketOf(socket_.next_layer()).close(ignored);
@@ -369,18 +395,27 @@ class Client final : public std::enable_shared_from_this<Client<Stream>> {
     });
   }
 
+  std::string Peer() {
+    error_code error;
+    auto endpoint = SocketOf(stream_).remote_endpoint(error);
+    if (error) return "a client that is gone";
+    return fmt::format("{}:{}", endpoint.address().to_string(), endpoint.port());
+  }
+
   void OpenBytes(Accepted accepted) {
+    std::string peer = Peer();
     auto link = std::make_shared<ByteLink<Stream>>(context_, id_, std::move(stream_));
     Promote(link);
     link->Send(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: " +
         accepted.protocol + "\r\n\r\n");
     auto early = buffer_.data();
-    link->Open(MakeUser(context_.loop, *link, std::move(accepted)),
+    link->Open(MakeUser(context_.loop, *link, std::move(accepted), peer),
                std::string_view(static_cast<const char*>(early.data()), early.size()));
   }
 
   void OpenMessages(Accepted accepted) {
+    std::string peer = Peer();
     auto link = std::make_shared<MessageLink<Stream>>(context_, id_, std::move(stream_));
     Promote(link);
     using Request = http::request<http::empty_body>;
@@ -388,7 +423,9 @@ class Client final : public std::enable_shared_from_this<Client<Stream>> {
     std::string protocol = accepted.protocol;
     // Links are shared with their own operations alone, so that `ready` must not hold this one.
     link->Accept(request, protocol,
-                 [raw = link.get(), loop = context_.loop, accepted] { raw->Open(MakeUser(loop, *raw, accepted), {}); });
+                 [raw = link.get(), loop = context_.loop, accepted, peer] {
+                   raw->Open(MakeUser(loop, *raw, accepted, peer), {});
+                 });
   }
 
   void Refuse(const Refusal& refusal) {

@@ -87,10 +87,12 @@ void FdReader::Stop() {
   asio::post(fd_.get_executor(), [self = shared_from_this()] { self->on_data_ = nullptr; });
 }
 
-Result<std::shared_ptr<FdWriter>> FdWriter::Start(asio::io_context& loop, UniqueFd fd, OnDrained on_drained) {
+Result<std::shared_ptr<FdWriter>> FdWriter::Start(asio::io_context& loop, UniqueFd fd, OnDrained on_drained,
+                                                  OnClosed on_closed) {
   auto writer = std::make_shared<FdWriter>(loop);
   TRY(Adopt(std::move(fd), &writer->fd_));
   writer->on_drained_ = std::move(on_drained);
+  writer->on_closed_ = std::move(on_closed);
   return writer;
 }
 
@@ -161,10 +163,12 @@ void FdWriter::Close() {
   fd_.close(ignored);
   std::string().swap(queue_);
   written_ = 0;
+  if (OnClosed on_closed = std::exchange(on_closed_, nullptr); on_closed && closing_) on_closed();
 }
 
 void FdWriter::Stop() {
   on_drained_ = nullptr;
+  on_closed_ = nullptr;
   if (closed_) return;
   closed_ = true;
   error_code ignored;

@@ -43,8 +43,10 @@ class FdReader : public std::enable_shared_from_this<FdReader> {
 class FdWriter : public std::enable_shared_from_this<FdWriter> {
  public:
   using OnDrained = std::function<void()>;  // nothing is queued any more
+  using OnClosed = std::function<void()>;   // CloseWhenWritten has been carried out, once
 
-  static Result<std::shared_ptr<FdWriter>> Start(boost::asio::io_context& loop, UniqueFd fd, OnDrained on_drained);
+  static Result<std::shared_ptr<FdWriter>> Start(boost::asio::io_context& loop, UniqueFd fd, OnDrained on_drained,
+                                                 OnClosed on_closed = nullptr);
   explicit FdWriter(boost::asio::io_context& loop) : fd_(loop) {}
 
   // What the reader at the other end does not take is queued. When that end is gone, all is dropped.
@@ -63,6 +65,7 @@ class FdWriter : public std::enable_shared_from_this<FdWriter> {
 
   boost::asio::posix::stream_descriptor fd_;
   OnDrained on_drained_;
+  OnClosed on_closed_;
   std::string queue_;
   size_t written_ = 0;  // of the front of queue_
   bool waiting_ = false, closing_ = false, closed_ = false;

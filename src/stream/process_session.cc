@@ -51,9 +51,10 @@ void ProcessSession::Begin(std::shared_ptr<Owned> owned) {
 Result<> ProcessSession::OpenStreams() {
   Process& process = owned_->process;
   if (process.in) {
-    input_ = TRY(FdWriter::Start(*loop_.context, std::move(process.in), [this] {
+    auto taken = [this] {
       if (client_) client_->OnInputTaken(std::exchange(input_taken_late_, 0));
-    }));
+    };
+    input_ = TRY(FdWriter::Start(*loop_.context, std::move(process.in), taken, std::move(process.input_end)));
     size_t early = early_input_.size();
     if (early > 0) input_->Write(early_input_);
     std::string().swap(early_input_);

@@ -29,6 +29,7 @@ struct ExecTarget {
   std::vector<std::string> args;  // of Attach: empty
   bool tty = false;
   bool in = false, out = false, err = false;  // with a tty there is no err
+  std::string peer;                           // the client's address, for the backend; set by the server
 };
 
 struct PortForwardTarget {
@@ -44,6 +45,8 @@ struct Process {
   UniqueFd err;
   // The rest may be empty. Called on the server's thread, so none may block.
   std::function<void(uint16_t width, uint16_t height)> resize;
+  // Called once when the client has ended its input and all of it has been written to `in`, which is closed by then.
+  std::function<void()> input_end;
   // Called once, when the session begins. `done` may be called from any thread, once: with the exit code, or why there
   // is none. Without `wait` the session ends, successfully, at the end of `out` and `err`.
   std::function<void(std::function<void(Result<int>)> done)> wait;

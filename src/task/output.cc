@@ -31,6 +31,13 @@ void Output::OnReadable() {
   }
 }
 
+// Not watched for nothing either: EPOLLHUP is always reported (epoll_ctl(2)).
+void Output::Pause(bool paused) {
+  if (paused == std::exchange(paused_, paused) || !fd_) return;
+  if (paused) return loop_->Unwatch(fd_.get());
+  if (!loop_->Watch(fd_.get(), EPOLLIN, [this](uint32_t) { OnReadable(); })) End();
+}
+
 void Output::Drain() {
   for (size_t total = 0; fd_ && total < kDrainBytes;) {
     size_t got = ReadOnce();
@@ -40,6 +47,7 @@ void Output::Drain() {
 }
 
 size_t Output::ReadOnce() {
+  if (paused_) return 0;
   ssize_t got;
   do {
     got = read(fd_.get(), scratch_->in(), Scratch::kBytes);

@@ -27,6 +27,8 @@ class Output {
   Output& operator=(const Output&) = delete;
   ~Output();
 
+  // Paused nothing is read, so that a writer has to wait when its pipe is full. May be called by the sink.
+  void Pause(bool paused);
   // Reads what is there now, without waiting and not endlessly: after its writer's death all that it wrote.
   void Drain();
   bool ended() const { return !fd_.valid(); }
@@ -35,14 +37,14 @@ class Output {
 
  private:
   void OnReadable();
-  // How much came; 0 when there is nothing now or, after closing, never again.
+  // How much came; 0 when there is nothing now, while it is paused or, after closing, never again.
   size_t ReadOnce();
   void End();
 
   sys::EventLoop* loop_;
   Scratch* scratch_;
   UniqueFd fd_;
-  bool enlarged_ = false;
+  bool enlarged_ = false, paused_ = false;
   Sink sink_;
   std::function<void()> on_end_;
 };

@@ -41,16 +41,6 @@ Result<UniqueFd> OpenFile(const std::string& uri) {
   return fd;
 }
 
-Result<UniqueFd> OpenFifo(const std::string& path, int flags) {
-  UniqueFd fd(open(path.c_str(), flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
-  if (!fd) return ErrnoError("open stdio '{}'", path);
-  struct stat info {};
-  if (fstat(fd.get(), &info) != 0 || !S_ISFIFO(info.st_mode)) {
-    return MakeError(Code::kInvalidArgument, "stdio '{}' is not a FIFO", path);
-  }
-  return fd;
-}
-
 // For writing. Both sides, so that it neither waits for a reader nor breaks when the client goes away for a while
 // (fifo(7)); the client sees its end when we close it.
 Result<UniqueFd> OpenClientOutput(const std::string& path) {
@@ -96,6 +86,16 @@ Result<> PrepareOutput(sys::EventLoop* loop, Scratch* scratch, const OutputPlan&
 }
 
 }  // namespace
+
+Result<UniqueFd> OpenFifo(const std::string& path, int flags) {
+  UniqueFd fd(open(path.c_str(), flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));
+  if (!fd) return ErrnoError("open stdio '{}'", path);
+  struct stat info {};
+  if (fstat(fd.get(), &info) != 0 || !S_ISFIFO(info.st_mode)) {
+    return MakeError(Code::kInvalidArgument, "stdio '{}' is not a FIFO", path);
+  }
+  return fd;
+}
 
 void Process::End(uint32_t status, int64_t at_nanos) {
   if (exited) return;

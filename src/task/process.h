@@ -54,6 +54,8 @@ struct Process {
 // Makes the pipes that `process->stdio` asks for. The child's ends are put into `stdio`; ours into `process`. Errors name
 // the path.
 Result<> PrepareStdio(sys::EventLoop* loop, Scratch* scratch, oci::Stdio* stdio, Process* process);
+// One end of a client's FIFO, non-blocking. Errors: kInvalidArgument for what is none; ENXIO where nobody reads it.
+Result<UniqueFd> OpenFifo(const std::string& path, int flags);
 // After the start: a terminal's master is read and written from now on.
 Result<> AttachTerminal(sys::EventLoop* loop, Scratch* scratch, Process* process);
 

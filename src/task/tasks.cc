@@ -136,17 +136,25 @@ void Tasks::UnwatchOom(Task* task) {
 Result<> Tasks::OpenLog(const CreateRequest& request, Task* task) {
   StdioRequest& stdio = task->init.stdio;
   if (!request.own_stdio) return {};
-  if (request.log_path.empty()) {
-    // Somebody has to read, or the container would stand still when its pipe is full.
-    stdio.out_sink = stdio.err_sink = [](std::string_view) {};
-    return {};
-  }
-  task->log = TRY(LogFile::Open(request.log_path, request.log_max_line_bytes, &scratch_));
-  LogFile* log = task->log.get();
-  stdio.out_sink = [log](std::string_view bytes) { log->Write(LogFile::kStdout, bytes); };
-  stdio.err_sink = [log](std::string_view bytes) { log->Write(LogFile::kStderr, bytes); };
-  stdio.on_out_end = [log] { log->End(LogFile::kStdout); };
-  stdio.on_err_end = [log] { log->End(LogFile::kStderr); };
+  task->own_stdio = true;
+  task->stdin_once = request.stdin_once && !stdio.terminal;
+  if (!request.log_path.empty()) task->log = TRY(LogFile::Open(request.log_path, request.log_max_line_bytes, &scratch_));
+  // Without a log too somebody has to read, or the container would stand still when its pipe is full.
+  auto sink = [task](LogFile::Stream stream) {
+    return [task, stream](std::string_view bytes) {
+      if (task->log) task->log->Write(stream, bytes);
+      if (task->attachments) task->attachments->Write(stream, bytes);
+    };
+  };
+  auto on_end = [task](LogFile::Stream stream) {
+    return [task, stream] {
+      if (task->log) task->log->End(stream);
+    };
+  };
+  stdio.out_sink = sink(LogFile::kStdout);
+  stdio.err_sink = sink(LogFile::kStderr);
+  stdio.on_out_end = on_end(LogFile::kStdout);
+  stdio.on_err_end = on_end(LogFile::kStderr);
   return {};
 }
 
@@ -256,6 +264,7 @@ Result<> Tasks::Kill(Task* task, const std::string& exec_id, int signal, bool al
     Process* process = TRY(FindProcess(task->id, exec_id));
     if (process->exited) return {};
     if (process->oci.pid == 0) return MakeError(Code::kFailedPrecondition, "process '{}' is not started", exec_id);
+    if (signal == SIGKILL && all) return KillTree(task, *process), Result<>();
     // Not reaped yet, so the number is still its own.
     if (kill(process->oci.pid, signal) != 0 && errno != ESRCH) return ErrnoError("send signal {} to process '{}'", signal, exec_id);
     return {};
@@ -273,7 +282,33 @@ void Tasks::KillTree(Task* task, const Process& process) {
     struct stat info {};
     if (output != nullptr && !output->ended() && fstat(output->source(), &info) == 0) pipes.push_back(info.st_ino);
   }
+  for (const Pump* pump : {process.out_pump.get(), process.err_pump.get()}) {
+    struct stat info {};
+    if (pump == nullptr || pump->ended() || fstat(pump->source(), &info) != 0 || !S_ISFIFO(info.st_mode)) continue;
+    pipes.push_back(info.st_ino);
+  }
   task::KillTree(process.exited ? 0 : process.oci.pid, task->init.oci.pid, pipes, [task] { return task->container->Pids(); });
+}
+
+Result<bool> Tasks::Attach(Task* task, const std::string& attach_id, const Attachments::Paths& paths) {
+  if (!task->own_stdio) return MakeError(Code::kFailedPrecondition, "the stdio of container '{}' is another's", task->id);
+  if (task->init.exited || task->init.started_at_nanos == 0) return MakeError(Code::kFailedPrecondition, "container '{}' is not running", task->id);
+  if (!task->attachments) {
+    task->attachments = std::make_unique<Attachments>(loop_, &scratch_, [task] {
+      if (!task->stdin_once) return;
+      task->init.CloseStdin();
+      task->attachments->CloseStdin();
+    });
+    Wait(&task->init, [task](const Process&) { task->attachments->Finish(); });
+  }
+  UniqueFd writer;
+  if (task->init.stdin_writer && !paths.in.empty()) {
+    writer = UniqueFd(fcntl(task->init.stdin_writer.get(), F_DUPFD_CLOEXEC, 3));
+    if (!writer) return ErrnoError("duplicate the stdin of container '{}'", task->id);
+  }
+  bool has_stdin = writer.valid();
+  TRY(task->attachments->Add(attach_id, paths, std::move(writer)));
+  return has_stdin;
 }
 
 Result<> Tasks::Pause(Task* task) {

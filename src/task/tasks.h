@@ -18,6 +18,7 @@
 #include "base/unique_fd.h"
 #include "oci/container.h"
 #include "sys/event_loop.h"
+#include "task/attachments.h"
 #include "task/events.h"
 #include "task/log_file.h"
 #include "task/process.h"
@@ -28,8 +29,11 @@ namespace caisson::task {
 struct Task {
   std::string id, bundle;
   std::unique_ptr<oci::Container> container;
+  bool own_stdio = false;   // its output comes to us
+  bool stdin_once = false;  // its stdin ends with the first client that was attached to it
   std::unique_ptr<LogFile> log;
   Process init;
+  std::unique_ptr<Attachments> attachments;  // since the first client; goes before init's stdio
   std::map<std::string, std::unique_ptr<Process>> execs;
   UniqueFd oom_events;
   bool oom_killed = false;
@@ -52,6 +56,7 @@ struct CreateRequest {
   StdioRequest stdio;    // without sinks
   bool systemd_cgroup = false;
   bool own_stdio = false;  // we keep the stdio: log_path, or dropped; else stdio's paths, or /dev/null
+  bool stdin_once = false;
   std::string log_path;  // output goes there in the CRI's format
   size_t log_max_line_bytes = 0;
 };
@@ -80,8 +85,12 @@ class Tasks {
   void Forget(Task* task, const std::string& exec_id) { task->execs.erase(exec_id); }
   // Ended already: `waiter` runs at once.
   void Wait(Process* process, Process::Waiter waiter);
-  // To the container (`all`: to each process in it) or to one process. Ended already: success.
+  // To the container (`all`: to each process in it) or to one process (SIGKILL with `all`: and all that came of it).
+  // Ended already: success.
   Result<> Kill(Task* task, const std::string& exec_id, int signal, bool all);
+  // Attaches a client to a running container (attachments.h); true if it can write to stdin. kFailedPrecondition for one
+  // that does not run or whose stdio is not ours.
+  Result<bool> Attach(Task* task, const std::string& attach_id, const Attachments::Paths& paths);
   // SIGKILL to a process that was exec'd and to all that came of it (process_tree.h).
   void KillTree(Task* task, const Process& process);
   Result<> Pause(Task* task);

@@ -4,6 +4,7 @@
 // answers Unimplemented.
 #pragma once
 
+#include <functional>
 #include <optional>
 
 #include "cri/context.h"
@@ -27,7 +28,12 @@ CAISSON_RPC(StopContainer);
 CAISSON_RPC(RemoveContainer);
 CAISSON_RPC(ListContainers);
 CAISSON_RPC(ContainerStatus);
-CAISSON_RPC(ExecSync);
+// Ends the process when `cancelled` says that the client is gone.
+Result<v1::ExecSyncResponse> ExecSync(Context& context, const v1::ExecSyncRequest& request,
+                                      const std::function<bool()>& cancelled);
+CAISSON_RPC(Exec);
+CAISSON_RPC(Attach);
+CAISSON_RPC(PortForward);
 CAISSON_RPC(ReopenContainerLog);
 CAISSON_RPC(UpdateContainerResources);
 CAISSON_RPC(UpdateRuntimeConfig);
@@ -55,6 +61,11 @@ CAISSON_RPC(ImageFsInfo);
 // What the status calls and events say of a record.
 v1::PodSandboxStatus PodStatusOf(const PodRecord& record);
 v1::ContainerStatus ContainerStatusOf(const ContainerRecord& record);
+
+// The container if it runs; else kFailedPrecondition, or kNotFound.
+Result<ContainerPtr> RunningContainer(Context& context, const std::string& id);
+// kInvalidArgument for what Exec and Attach cannot be asked for.
+Result<> CheckStreams(std::string_view verb, bool tty, bool in, bool out, bool err);
 
 // The image of a name, or none.
 Result<std::optional<image::Image>> FindImage(Context& context, const std::string& name);
