@@ -21,6 +21,8 @@ Code CodeOfErrno(int err) {
     case ENOTDIR:
     case EISDIR:
     case ELOOP: return Code::kInvalidArgument;
+    case ERANGE:
+    case EDOM: return Code::kOutOfRange;
     case ENOSPC:
     case EDQUOT:
     case EMFILE:

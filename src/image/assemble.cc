@@ -78,7 +78,12 @@ class Assembly {
       reported = done;
       Report(blob, done, false);
     };
-    layer.unpacked = TRY(FetchLayer(state_.blobs(), request_.source, fetch));
+    auto unpacked = FetchLayer(state_.blobs(), request_.source, fetch);
+    if (!unpacked) {
+      bool named = unpacked.error().message.find(blob.digest) != std::string::npos;
+      return named ? std::move(unpacked.error()) : std::move(unpacked.error()).Within(fmt::format("layer '{}'", blob.digest));
+    }
+    layer.unpacked = *unpacked;
     Report(blob, static_cast<uint64_t>(blob.size), true);
     return {};
   }

@@ -11,11 +11,21 @@ import http.server
 import json
 import socketserver
 import sys
+import tarfile
 import threading
 import time
 
-BLOB = b"".join(hashlib.sha256(str(i).encode()).digest() for i in range(32768))
-CONFIG = b'{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[]}}'
+DATA = b"".join(hashlib.sha256(str(i).encode()).digest() for i in range(32768))
+
+
+def tar(size):
+    """A tar of one file, `size` bytes in all."""
+    info = tarfile.TarInfo("data")
+    info.size = size - 3 * tarfile.BLOCKSIZE
+    return info.tobuf(tarfile.USTAR_FORMAT) + DATA[:info.size] + bytes(2 * tarfile.BLOCKSIZE)
+
+
+BLOB = tar(1 << 20)
 OCI = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 
@@ -28,6 +38,8 @@ def descriptor(data, kind):
     return {"mediaType": kind, "digest": digest(data), "size": len(data)}
 
 
+CONFIG = json.dumps({"os": "linux", "architecture": "amd64",
+                     "rootfs": {"type": "layers", "diff_ids": [digest(BLOB)]}}).encode()
 MANIFEST = json.dumps({
     "schemaVersion": 2, "mediaType": OCI,
     "config": descriptor(CONFIG, "application/vnd.oci.image.config.v1+json"),
@@ -210,6 +222,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def repo_short(self, kind, name):
         return self.reply(200, BLOB[:-1]) if kind == "blobs" else False
 
+    def repo_altered(self, kind, name):
+        """As long as the manifest says, with one byte that is another."""
+        return self.reply(200, BLOB[:5000] + b"?" + BLOB[5001:]) if name == digest(BLOB) else False
+
     def repo_long(self, kind, name):
         """Longer than the manifest says, with no Content-Length to tell."""
         if kind != "blobs":
@@ -231,6 +247,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 time.sleep(0.05)
         except OSError:
             self.close_connection = True
+
+    def repo_drip_layer(self, kind, name):
+        return self.repo_drip(kind, name) if name == digest(BLOB) else False
 
     def repo_silent(self, kind, name):
         """Takes the request and never answers."""
