@@ -39,6 +39,11 @@ void Background::Stop() {
   if (thread_.joinable()) thread_.join();
 }
 
+bool Background::stopping() {
+  std::lock_guard lock(mutex_);
+  return stopping_;
+}
+
 void Background::Loop() {
   std::unique_lock lock(mutex_);
   for (;;) {

@@ -25,6 +25,8 @@ class Background {
   void Post(Task task);
   void Start(Task task);
   void Stop();
+  // Whether Stop was called: a long task gives up.
+  bool stopping();
 
  private:
   void Loop();

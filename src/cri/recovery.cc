@@ -13,6 +13,7 @@
 #include "caisson/pod/v1/pod.pb.h"
 #include "containerd/sandbox.pb.h"
 #include "cri/exits.h"
+#include "cri/network_check.h"
 #include "cri/pod_network.h"
 #include "cri/pod_teardown.h"
 #include "cri/strays.h"
@@ -339,6 +340,7 @@ Result<> Recover(Context& context) {
   UndoPods(context, std::move(unfinished_pods));
   RemoveOrphans(context, unfinished);
   CollectNetworks(context);
+  CheckNetworks(context);
   if (!rebooted.empty()) {
     context.background.Start([&context, rebooted = std::move(rebooted)] { ReleaseRebooted(context, rebooted); });
   }

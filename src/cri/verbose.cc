@@ -38,12 +38,17 @@ std::string PodInfoJson(const PodRecord& record) {
   if (!record.network().raw_json().empty()) {
     if (auto parsed = ParseJson(record.network().raw_json())) cni = std::move(*parsed);
   }
+  Json check = nullptr;
+  if (const auto& network = record.network(); network.checked_at_nanos() != 0) {
+    check = {{"checkedAtNanos", network.checked_at_nanos()}, {"error", network.check_error()}};
+  }
   return DumpJson({{"pid", record.sandbox_pid()},
                    {"companionPid", record.shim_pid()},
                    {"netns", record.netns_path()},
                    {"runtimeHandler", record.resolved_handler()},
                    {"reason", record.reason()},
                    {"cniResult", std::move(cni)},
+                   {"cniCheck", std::move(check)},
                    {"config", ToJson(record.config())}});
 }
 

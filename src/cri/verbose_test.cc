@@ -39,6 +39,16 @@ TEST(Verbose, PodInfoNamesProcessAndNamespace) {
   EXPECT_EQ((*info)["pid"], 7);
   EXPECT_EQ((*info)["netns"], "/run/x/netns/p");
   EXPECT_EQ((*info)["config"]["metadata"]["name"], "web");
+  EXPECT_EQ((*info)["cniCheck"], nullptr);
+}
+
+TEST(Verbose, PodInfoTellsOfTheNetworksCheck) {
+  PodRecord record;
+  record.mutable_network()->set_checked_at_nanos(5);
+  record.mutable_network()->set_check_error("eth0 is gone");
+  auto info = ParseJson(PodInfoJson(record));
+  ASSERT_TRUE(info);
+  EXPECT_EQ((*info)["cniCheck"], (Json{{"checkedAtNanos", 5}, {"error", "eth0 is gone"}}));
 }
 
 TEST(Verbose, ContainerInfoNamesProcessAndBundle) {

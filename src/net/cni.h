@@ -69,7 +69,7 @@ class Cni {
   // others from releasing what they hold; the first error is returned. `added` may be empty after a crash: then the
   // folder's configuration is used, and without one the error is kFailedPrecondition.
   virtual Result<> Del(const Attachment& attachment, const NetworkResult& added) = 0;
-  // Spec 0.4.0 and later; kUnimplemented for older configurations, success where disableCheck says so.
+  // Spec 0.4.0 and later; kUnimplemented for older configurations, success where disableCheck says so. Within seconds.
   virtual Result<> Check(const Attachment& attachment, const NetworkResult& added) = 0;
   // CNI 1.1: STATUS of each plugin; older configurations have no such verb: success.
   virtual Result<> Status() = 0;

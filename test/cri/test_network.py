@@ -8,8 +8,9 @@ import time
 
 import grpc
 import pytest
-from harness.daemon import bridge_conflist
+from harness.daemon import CNI_BIN, bridge_conflist, cli
 from harness.pods import Pods
+from harness.registry import wait_for
 
 
 def plugin(daemon, name, script):
@@ -270,3 +271,91 @@ def test_gc_of_cni_1_1_names_the_pods_that_live(make_daemon, registry):
     daemon.start()
     told = calls(daemon, "GC")[-1][1]
     assert told["cni.dev/valid-attachments"] == [{"containerID": lives[0], "ifname": "eth0"}]
+
+
+def network_info(daemon, pod):
+    return json.loads(daemon.client.PodSandboxStatus(pod_sandbox_id=pod[0], verbose=True).info["info"])
+
+
+def checked(daemon, pod):
+    """What CHECK said of the pod at the daemon's last start."""
+    wait_for("CHECK", lambda: network_info(daemon, pod)["cniCheck"])
+    return network_info(daemon, pod)["cniCheck"]["error"]
+
+
+def in_netns(daemon, pod, *command):
+    return subprocess.run(["nsenter", f"--net={network_info(daemon, pod)['netns']}", *command], check=True,
+                          stdout=subprocess.PIPE, text=True).stdout
+
+
+def test_check_of_real_plugins_after_a_restart(make_daemon, registry):
+    """An interface that somebody has taken away is told of, and nothing else is done about it."""
+    daemon = make_daemon()
+    pods = Pods(daemon, registry.busybox)
+    whole, broken = pods.run_pod(), pods.run_pod()
+    assert network_info(daemon, whole)["cniCheck"] is None
+    in_netns(daemon, broken, "ip", "link", "del", "eth0")
+    daemon.kill()
+    daemon.start()
+    assert checked(daemon, whole) == ""
+    assert "eth0" in checked(daemon, broken)
+    assert f"the network of pod {broken[0]} is not as it was made" in daemon.log_text()
+    assert f"the network of pod {whole[0]}" not in daemon.log_text()
+    assert all(pod.state == 0 for pod in daemon.client.ListPodSandbox().items)
+    inspected = json.loads(cli(daemon, "inspect", broken[0]).stdout)
+    assert "eth0" in json.dumps(inspected)
+    daemon.remove_all()
+    assert daemon.leaks_of_pods() == []
+
+
+def test_a_hanging_check_delays_nobody_for_long(make_daemon, registry):
+    script = RECORDER.replace("exit 0", 'test "$CNI_COMMAND" = CHECK && exec sleep 7654323\nexit 0')
+    daemon = custom(make_daemon, registry, script, add=1)
+    pods = [Pods(daemon).run_pod() for _ in range(3)]
+    daemon.kill()
+    daemon.start()
+    assert "CHECK" in checked(daemon, pods[0])
+    daemon.remove_all()
+    # With the first it was clear that it hangs.
+    assert len(calls(daemon, "CHECK")) == 1
+    assert subprocess.run(["pgrep", "-f", "sleep 7654323"], stdout=subprocess.PIPE).stdout == b""
+
+
+def shaped_network(daemon):
+    shaper = {"type": "bandwidth", "capabilities": {"bandwidth": True}}
+    return bridge_conflist(daemon.folder, daemon.bridge, daemon.subnet, plugins=("portmap", shaper))
+
+
+def kernel_shapes():
+    """Whether the kernel has what the bandwidth plugin needs: ifb links and the tbf qdisc."""
+    name = f"cst{os.getpid() % 100000}"
+    made = subprocess.run(["ip", "link", "add", name, "type", "ifb"], stderr=subprocess.DEVNULL).returncode == 0
+    tbf = made and subprocess.run(["tc", "qdisc", "add", "dev", name, "root", "tbf", "rate", "1mbit", "burst", "10k",
+                                   "latency", "25ms"], stderr=subprocess.DEVNULL).returncode == 0
+    subprocess.run(["ip", "link", "del", name], stderr=subprocess.DEVNULL)
+    return tbf
+
+
+@pytest.mark.skipif(not os.path.exists(f"{CNI_BIN}/bandwidth"), reason="the bandwidth plugin is not installed")
+def test_bandwidth_of_the_real_plugin(make_daemon, registry):
+    if not kernel_shapes():
+        pytest.skip("the kernel has no ifb links or no tbf qdisc")
+    daemon = make_daemon(start=False)
+    daemon.write_cni(shaped_network(daemon))
+    daemon.start()
+    limits = {"kubernetes.io/ingress-bandwidth": "8M", "kubernetes.io/egress-bandwidth": "16M"}
+    pods = Pods(daemon, registry.busybox)
+    shaped, free = pods.run_pod(annotations=limits), pods.run_pod()
+    rates = sorted(rate for rate in qdisc_rates())
+    assert rates == [8_000_000, 16_000_000], rates
+    daemon.kill()
+    daemon.start()
+    assert checked(daemon, shaped) == "" and checked(daemon, free) == ""
+    daemon.remove_all()
+    assert qdisc_rates() == [] and daemon.leaks_of_pods() == []
+
+
+def qdisc_rates():
+    """Bits per second of all token bucket filters of the host."""
+    text = subprocess.run(["tc", "-j", "qdisc", "show"], check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [qdisc["options"]["rate"] * 8 for qdisc in json.loads(text) if qdisc["kind"] == "tbf"]
