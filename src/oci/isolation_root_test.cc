@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -236,10 +237,11 @@ TEST_F(ContainerMounts, PodShmIsShared) {
   if (!probe) umount2(at.c_str(), MNT_DETACH);
 }
 
-// "lowerdir+" came with Linux 6.5.
+// "lowerdir+" came with Linux 6.5. (Asking overlayfs tells nothing: before, it took any word until the mount was made.)
 bool CanAddLowerDirs() {
-  UniqueFd context(static_cast<int>(syscall(SYS_fsopen, "overlay", FSOPEN_CLOEXEC)));
-  return syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_STRING, "lowerdir+", "/", 0) == 0;
+  struct utsname kernel {};
+  int major = 0, minor = 0;
+  return uname(&kernel) == 0 && sscanf(kernel.release, "%d.%d", &major, &minor) == 2 && major * 1000 + minor >= 6005;
 }
 
 TEST_F(ContainerMounts, LongOverlayOptions) {

@@ -13,12 +13,12 @@ from harness.daemon import BUILD
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CACHE = os.environ.get("CAISSON_GUEST_CACHE", f"{REPO}/build/guest")
 DEADLINE = int(os.environ.get("CAISSON_GUEST_SECONDS", "270"))
-PACKAGES = ["base-files", "bash", "coreutils", "grep", "sed", "findutils", "hostname", "util-linux", "mount", "procps", "kmod",
+PACKAGES = ["base-files", "bash", "dash", "coreutils", "grep", "sed", "findutils", "hostname", "util-linux", "mount", "procps", "kmod",
             "systemd", "iproute2", "iptables", "containernetworking-plugins", "busybox-static", "docker-registry", "openssl",
             "python3", "python3-pytest", "python3-grpcio", "python3-protobuf", "protobuf-compiler"]
 BINARIES = ["bin/caissond", "bin/containerd-shim-caisson-v2", "bin/caisson", "src/oci/oci_root_test",
             "src/shim/shim_root_test", "src/sys/sys_root_test"]
-PYTEST = "/usr/bin/python3 -m pytest -q -x --tb=short --durations=5 -p no:cacheprovider"
+PYTEST = "/usr/bin/python3 -m pytest -q --tb=short --color=no --durations=5 -p no:cacheprovider"
 
 
 def stage_tests(folder, tests):
@@ -29,6 +29,8 @@ def stage_tests(folder, tests):
     for name in ("test", "proto", "share"):
         shutil.copytree(f"{REPO}/{name}", f"{folder}/repo/{name}", ignore=shutil.ignore_patterns("__pycache__"))
     guest.compile_python(f"{folder}/repo/test")
+    with open(f"{folder}/build_dir", "w") as f:
+        f.write(BUILD)
     with open(f"{folder}/tests", "w") as f:
         f.writelines(f"{name}\t{command}\n" for name, command in tests)
 
@@ -56,12 +58,12 @@ def boot(folder):
     return run
 
 
-ROOT_TESTS = [(name, f"/caisson/build/bin/{name} --gtest_brief=1") for name in ("oci_root_test", "shim_root_test", "sys_root_test")]
+ROOT_TESTS = [(name, f"$CAISSON_BUILD/bin/{name} --gtest_brief=1") for name in ("oci_root_test", "shim_root_test", "sys_root_test")]
 
 
 def test_cgroupfs_driver(boot):
     boot("guest_init=/caisson/repo/test/guest/run.sh", ROOT_TESTS + [
-        ("pods", f"{PYTEST} test/cri/test_pod.py"),
+        ("pods", f"{PYTEST} test/cri/test_pod.py test/cri/test_restart.py test/cri/test_security.py"),
     ])
 
 
@@ -69,4 +71,5 @@ def test_systemd_driver(boot):
     boot("guest_init=/lib/systemd/systemd systemd.unit=caisson-guest.service systemd.show_status=no "
          "systemd.unified_cgroup_hierarchy=1", [
              ("booted", "systemctl status --no-pager | head -30; systemctl --failed --no-pager; mount | grep cgroup"),
+             ("pods", f"CAISSON_TEST_CGROUP_DRIVER=systemd {PYTEST} test/cri/test_pod.py test/cri/test_restart.py"),
          ])

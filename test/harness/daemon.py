@@ -20,6 +20,16 @@ BIN = os.path.join(BUILD, "bin")
 CNI_BIN = "/usr/lib/cni" if os.path.isdir("/usr/lib/cni") else "/opt/cni/bin"
 
 
+# Where there is a systemd that manages cgroup v2, the tests may ask for its driver; "" is the daemon's own choice.
+SYSTEMD = os.environ.get("CAISSON_TEST_CGROUP_DRIVER", "") == "systemd"
+
+
+def slice_path(name):
+    """Where systemd puts the slice "a-b.slice": "/a.slice/a-b.slice"."""
+    parts = name.removesuffix(".slice").split("-")
+    return "".join("/" + "-".join(parts[:i + 1]) + ".slice" for i in range(len(parts)))
+
+
 def bridge_conflist(folder, name, subnet, plugins=("portmap",), cni_version="1.0.0"):
     bridge = {"type": "bridge", "bridge": name, "isGateway": True, "ipMasq": False,
               "ipam": {"type": "host-local", "dataDir": f"{folder}/ipam", "ranges": [[{"subnet": subnet}]],
@@ -44,10 +54,13 @@ class Daemon:
         self.root, self.state = f"{self.folder}/root", f"{self.folder}/state"
         self.socket = f"{self.state}/caisson.sock"
         self.marker = os.path.basename(self.folder)
-        self.cgroup_parent = f"/caisson-{self.marker}"
+        # Of a made-up kubelet: its slices' names say where they are (systemd.slice(5)).
+        self.cgroup_parent = slice_path(f"kubepods-{self.marker}.slice") if SYSTEMD else f"/caisson-{self.marker}"
         self.args, self.env = list(args), dict(env or {})
         os.makedirs(self.cni_dir, exist_ok=True)
         self.write_cni(cni if cni is not None else bridge_conflist(self.folder, self.bridge, self.subnet))
+        if SYSTEMD and "cgroup_driver" not in config:
+            config = 'cgroup_driver = "systemd"\n' + config
         self.config = f"{self.folder}/config.toml"
         with open(self.config, "w") as f:
             f.write(config + f"\n[cni]\nconf_dir = \"{self.cni_dir}\"\nbin_dirs = [\"{CNI_BIN}\"]\n"
@@ -163,6 +176,16 @@ class Daemon:
 
     def _remove_cgroup_parent(self):
         """As a kubelet does with a pod's: only the folder itself, so that what is below stays to be seen as a leak."""
+        if SYSTEMD:
+            name = os.path.basename(self.cgroup_parent)
+            scopes = subprocess.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "caisson-*.scope"],
+                                    stdout=subprocess.PIPE, text=True, check=True).stdout
+            self.links_left |= {f"unit {line}" for line in scopes.splitlines()}
+            # Slices of ours and of nobody else, from the innermost on.
+            while self.marker in name or name.startswith("kubepods-caisson"):
+                subprocess.run(["systemctl", "stop", name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                name = name.rpartition("-")[0] + ".slice"
+            return
         for controller in os.listdir("/sys/fs/cgroup"):
             for base in (f"/sys/fs/cgroup/{controller}{self.cgroup_parent}", f"/sys/fs/cgroup{self.cgroup_parent}"):
                 if os.path.isdir(base):
