@@ -2,10 +2,11 @@
 """What a container may do: users, capabilities, seccomp, mounts, masks, devices; and hostile configurations."""
 import os
 import stat
+import tarfile
 
 import grpc
 import pytest
-from harness.images import Image, busybox_layer, entry
+from harness.images import Image, busybox_layer, directory, entry, tar_layer
 
 
 def security(**fields):
@@ -86,6 +87,39 @@ def test_users_and_groups(pods):
             container = pods.create(pod, ["true"], **security(**fields))
             pods.client.StartContainer(container_id=container)
         assert word in error.value.details()
+
+
+OTHER_PASSWD = b"other:x:1234:1234::/:/bin/sh\n"
+# Layers above busybox's, whose /etc/passwd has "web"; the user asked for; what it is.
+USER_LAYERS = {
+    "an opaque folder hides the file below": ([entry("etc/.wh..wh..opq", data=b"")], "web", None),
+    "an opaque folder with a file of its own": (
+        [directory("etc"), entry("etc/.wh..wh..opq", data=b""), entry("etc/passwd", mode=0o644, data=OTHER_PASSWD)], "other", "1234"),
+    "a hidden file": ([entry("etc/.wh.passwd", data=b"")], "web", None),
+    "a link to a file of a lower layer": (
+        [directory("usr/share"), entry("etc/group", mode=0o644, data=b""), entry("usr/share/link", tarfile.SYMTYPE, link="../../etc/passwd")],
+        "web", "1000"),
+    "a link in place of the file": (
+        [directory("nix"), entry("nix/passwd", mode=0o644, data=OTHER_PASSWD), entry("etc/passwd", tarfile.SYMTYPE, link="/nix/passwd")],
+        "other", "1234"),
+    "a link that leads to itself": ([entry("etc/passwd", tarfile.SYMTYPE, link="passwd")], "web", None),
+    "a link out of the image": ([entry("etc/passwd", tarfile.SYMTYPE, link="../../../../../../etc/passwd")], "daemon", None),
+    "a folder in place of the file": ([directory("etc/passwd")], "web", None),
+}
+
+
+@pytest.mark.parametrize("what", USER_LAYERS)
+def test_user_is_looked_up_as_the_overlay_shows_it(pods, registry, daemon, what):
+    layer, user, uid = USER_LAYERS[what]
+    image = registry.push(Image([busybox_layer(), tar_layer(layer)]), "user/layers", f"u{list(USER_LAYERS).index(what)}")
+    daemon.client.PullImage(image={"image": image})
+    pod = pods.run_pod(host_network=True)
+    if uid:
+        assert pods.out(pod, ["id", "-u"], image=image, **security(run_as_username=user)) == uid + "\n"
+        return
+    with pytest.raises(grpc.RpcError) as error:
+        pods.create(pod, ["id"], image=image, **security(run_as_username=user))
+    assert user in error.value.details()
 
 
 @pytest.mark.parametrize("user", ["4294967296", "-1", "0x0", "99999999999:0"])
