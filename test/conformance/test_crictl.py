@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A client that is not ours: crictl pulls an image and takes a pod through its whole life."""
+import fcntl
 import json
 import os
+import pty
+import select
+import struct
 import subprocess
 import sys
+import termios
+import time
+import urllib.request
 
 import pytest
 
@@ -11,6 +18,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import tools  # noqa: E402
 from harness.daemon import BUILD  # noqa: E402
+from harness.registry import free_port, wait_for  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +29,13 @@ def crictl(daemon):
         pytest.skip(str(reason))
     endpoint = f"unix://{daemon.socket}"
 
-    def run(*args):
-        done = subprocess.run([path, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, *args],
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
+    def run(*args, stdin=None):
+        done = subprocess.run([*run.command, *args], input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              timeout=120)
         assert done.returncode == 0, f"crictl {' '.join(args)}: {done.stderr}"
         return done.stdout.strip()
 
+    run.command = [path, "--runtime-endpoint", endpoint, "--image-endpoint", endpoint]
     return run
 
 
@@ -74,6 +83,96 @@ def test_a_pod_from_start_to_end(crictl, pod_files):
     crictl("stopp", pod)
     crictl("rmp", pod)
     assert pod[:13] not in crictl("pods")
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, command):
+        self.pid, self.master = pty.fork()
+        if self.pid == 0:
+            os.execv(command[0], command)
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", 31, 111, 0, 0))
+        self.seen = b""
+
+    def until(self, text):
+        end = time.monotonic() + 30
+        while text not in self.seen:
+            left = end - time.monotonic()
+            assert left > 0 and select.select([self.master], [], [], left)[0], f"no {text!r}: {self.seen!r}"
+            try:
+                self.seen += os.read(self.master, 4096)
+            except OSError:  # EIO: the other side has closed
+                assert text in self.seen, self.seen
+
+    def write(self, data):
+        os.write(self.master, data)
+
+    def finish(self):
+        status = os.waitpid(self.pid, 0)[1]
+        os.close(self.master)
+        return os.waitstatus_to_exitcode(status)
+
+
+@pytest.fixture
+def running(crictl, pod_files, daemon):
+    """(pod, container) of a shell that reads its stdin."""
+    pod_file, container_file = pod_files
+    with open(container_file) as f:
+        config = json.load(f)
+    config.update(command=["sh", "-c", "while read x; do echo \"got $x\"; done"], stdin=True, stdin_once=True)
+    with open(container_file, "w") as f:
+        json.dump(config, f)
+    pod = crictl("runp", pod_file)
+    container = crictl("create", pod, container_file, pod_file)
+    crictl("start", container)
+    yield pod, container
+    crictl("rmp", "--force", pod)
+
+
+@pytest.mark.parametrize("transport", ["spdy", "websocket"])
+def test_exec(crictl, running, transport):
+    exec_ = ["exec", "--transport", transport]
+    assert crictl(*exec_, running[1], "echo", "streamed") == "streamed"
+    assert crictl(*exec_, "--interactive", running[1], "cat", stdin="in\nand out") == "in\nand out"
+    failed = subprocess.run([*crictl.command, *exec_, running[1], "sh", "-c", "echo why >&2; exit 9"],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert failed.returncode != 0 and "why" in failed.stderr and "9" in failed.stderr
+    terminal = Terminal([*crictl.command, *exec_, "--interactive", "--tty", running[1], "sh"])
+    terminal.until(b"# ")
+    terminal.write(b"stty size; echo te''rminal; exit\n")
+    terminal.until(b"31 111")
+    terminal.until(b"terminal")
+    assert terminal.finish() == 0
+
+
+@pytest.mark.parametrize("transport", ["spdy", "websocket"])
+def test_attach(crictl, running, transport):
+    # Its stdin ends with this first client, and so does the container.
+    out = crictl("attach", "--transport", transport, "--stdin", running[1], stdin="one\ntwo\n")
+    assert out.split("\n") == ["got one", "got two"]
+
+
+@pytest.mark.parametrize("transport", ["spdy", "websocket"])
+def test_port_forward(crictl, running, transport):
+    pod, container = running
+    crictl("exec", "--sync", container, "sh", "-c", "echo page > /tmp/page; httpd -p 127.0.0.1:8099 -h /tmp")
+    port = free_port()
+    forward = subprocess.Popen([*crictl.command, "port-forward", "--transport", transport, pod, f"{port}:8099"],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def page():
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{port}/page", timeout=10).read()
+        except OSError:
+            return None
+
+    try:
+        wait_for("the page comes through", lambda: page() == b"page\n")
+        assert all(page() == b"page\n" for _ in range(20))
+    finally:
+        forward.terminate()
+        forward.wait(30)
 
 
 def test_the_daemon(crictl):
