@@ -16,42 +16,79 @@
 namespace caisson::image {
 namespace {
 
-bool HasOpaqueMark(const std::string& path) {
+bool HasOpaqueMark(int folder) {
   char value = 0;
-  return getxattr(path.c_str(), "trusted.overlay.opaque", &value, 1) == 1 && value == 'y';
+  return fgetxattr(folder, "trusted.overlay.opaque", &value, 1) == 1 && value == 'y';
 }
 
 // One layer's answer to a path.
 struct Look {
-  UniqueFd found;       // O_PATH, if it is there
+  int found = -1;       // a folder's is O_RDONLY, another's O_PATH; the LayerWalk's
   bool hidden = false;  // the layers below do not show theirs
 };
 
-Result<Look> LookInLayer(UniqueFd at, const std::string& path) {
-  Look look;
-  look.hidden = HasOpaqueMark(sys::FdPath(at.get()));
-  std::vector<std::string> parts;
-  for (std::string_view part : Split(path, '/')) {
-    if (!part.empty()) parts.emplace_back(part);
+// Goes through one layer. It stays where it was led: paths in their order cost a step or two each.
+class LayerWalk {
+ public:
+  explicit LayerWalk(UniqueFd root) { Enter("", std::move(root), false); }
+  static Result<LayerWalk> Open(const std::string& dir) {
+    UniqueFd root(open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!root) return ErrnoError("open layer '{}'", dir);
+    return LayerWalk(std::move(root));
   }
-  for (size_t i = 0; i < parts.size(); ++i) {
-    UniqueFd next(openat(at.get(), parts[i].c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
-    if (!next && errno == ENOENT) return look;
-    if (!next) return ErrnoError("look for '{}'", path.substr(0, 256));
-    struct stat info {};
-    if (fstat(next.get(), &info) != 0) return ErrnoError("look at '{}'", path.substr(0, 256));
-    bool whiteout = S_ISCHR(info.st_mode) && info.st_rdev == 0;
-    if (!S_ISDIR(info.st_mode)) {
-      look.hidden = true;
-      if (whiteout || i + 1 < parts.size()) return look;
-    } else if (HasOpaqueMark(sys::FdPath(next.get()))) {
-      look.hidden = true;
+
+  // The answer holds until the next call.
+  Result<Look> Go(std::string_view path) {
+    std::vector<std::string_view> parts;
+    for (std::string_view part : Split(path, '/')) {
+      if (!part.empty()) parts.push_back(part);
     }
-    at = std::move(next);
+    size_t same = 0;
+    while (same < kKept && same < parts.size() && same + 1 < steps_.size() && steps_[same + 1].name == parts[same]) ++same;
+    steps_.erase(steps_.begin() + static_cast<ptrdiff_t>(same) + 1, steps_.end());
+    while (steps_.size() <= parts.size() && steps_.back().folder) TRY(Descend(parts[steps_.size() - 1]));
+    const Step& last = steps_.back();
+    return Look{steps_.size() == parts.size() + 1 ? last.fd.get() : -1, last.hidden};
   }
-  look.found = std::move(at);
-  return look;
-}
+
+  // Of the last answer, which ends the walk.
+  UniqueFd Take() { return std::move(steps_.back().fd); }
+
+ private:
+  // Folders that stay open; there may be many layers.
+  static constexpr size_t kKept = 16;
+
+  struct Step {
+    std::string name;
+    UniqueFd fd;  // none: nothing is there
+    bool folder = false, hidden = false;
+  };
+
+  void Enter(std::string_view name, UniqueFd folder, bool hidden) {
+    bool opaque = HasOpaqueMark(folder.get());
+    steps_.push_back({std::string(name), std::move(folder), true, hidden || opaque});
+    if (steps_.size() > kKept + 2) steps_[steps_.size() - 2].fd.Reset();
+  }
+
+  Result<> Descend(std::string_view name) {
+    const Step& from = steps_.back();
+    bool hidden = from.hidden;
+    std::string leaf(name);
+    UniqueFd folder(openat(from.fd.get(), leaf.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (folder) return Enter(name, std::move(folder), hidden), Result<>();
+    // A symbolic link is ENOTDIR too.
+    UniqueFd other(errno == ENOTDIR ? openat(from.fd.get(), leaf.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC) : -1);
+    if (!other && errno != ENOENT) return ErrnoError("look for '{}'", name);
+    struct stat info {};
+    if (other && fstat(other.get(), &info) != 0) return ErrnoError("look at '{}'", name);
+    if (other) hidden = true;
+    if (other && S_ISCHR(info.st_mode) && info.st_rdev == 0) other.Reset();  // a whiteout
+    steps_.push_back({std::move(leaf), std::move(other), false, hidden});
+    return {};
+  }
+
+  std::vector<Step> steps_;  // the first is the layer's folder
+};
 
 Result<> CopyXattrs(int from, int to) {
   char names[limits::kXattrBytes];
@@ -103,18 +140,22 @@ class Completion {
       auto done = Link(link);
       if (!done) return std::move(done.error()).Within(fmt::format("hard link '{}' to '{}'", link.path.substr(0, 256), link.target.substr(0, 256)));
     }
+    if (unpacked_->folders_below.empty()) return {};
+    LayerWalk own = TRY(WalkOwn());
+    std::vector<LayerWalk> lower;
+    for (const auto& dir : lower_) lower.push_back(TRY(LayerWalk::Open(dir)));
     for (const auto& folder : unpacked_->folders_below) {
-      auto done = Inherit(folder);
+      auto done = Inherit(own, lower, folder);
       if (!done) return std::move(done.error()).Within(fmt::format("folder '{}'", folder.substr(0, 256)));
     }
     return {};
   }
 
  private:
-  Result<Look> LookInOwn(const std::string& path) {
-    UniqueFd root(fcntl(root_, F_DUPFD_CLOEXEC, 3));
-    if (!root) return ErrnoError("keep the folder");
-    return LookInLayer(std::move(root), path);
+  Result<LayerWalk> WalkOwn() const {
+    UniqueFd root(openat(root_, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (!root) return ErrnoError("open the layer");
+    return LayerWalk(std::move(root));
   }
 
   Result<> Link(const LinkBelow& link) {
@@ -124,8 +165,9 @@ class Completion {
     if (fstatat(parent.get(), leaf.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0) return {};  // a later entry has taken the name
     // The target may be another of these links, and is then here by now.
     auto made = made_.find(link.target);
-    Look own = TRY(LookInOwn(made == made_.end() ? link.target : made->second));
-    if (own.found) return LinkToOwn(own.found.get(), parent.get(), leaf);
+    LayerWalk walk = TRY(WalkOwn());
+    Look own = TRY(walk.Go(made == made_.end() ? link.target : made->second));
+    if (own.found >= 0) return LinkToOwn(own.found, parent.get(), leaf);
     if (own.hidden) return MakeError(Code::kInvalidArgument, "the layer itself takes its target away");
     auto from = FindInLayers(lower_, link.target);
     if (!from && from.error().code == Code::kNotFound) return MakeError(Code::kInvalidArgument, "its target is in no layer");
@@ -166,23 +208,18 @@ class Completion {
     return {};
   }
 
-  Result<> Inherit(const std::string& path) {
-    Look own = TRY(LookInOwn(path));
+  Result<> Inherit(LayerWalk& walk, std::vector<LayerWalk>& lower, const std::string& path) {
+    Look own = TRY(walk.Go(path));
     struct stat info {};
     // Replaced by a later entry, or reached through a link: then it is another one's.
-    if (!own.found || fstat(own.found.get(), &info) != 0 || !S_ISDIR(info.st_mode)) return {};
-    UniqueFd folder(openat(own.found.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (!folder) return ErrnoError("open");
-    Result<UniqueFd> below = MakeError(Code::kNotFound, "hidden");
-    if (!own.hidden) below = FindInLayers(lower_, path);
-    if (!below && below.error().code != Code::kNotFound) return std::move(below.error());
-    if (below && fstat(below->get(), &info) == 0 && S_ISDIR(info.st_mode)) {
-      UniqueFd from(openat(below->get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-      if (!from) return ErrnoError("open the one below");
-      return CopyAttributes(from.get(), folder.get());
+    if (own.found < 0 || fstat(own.found, &info) != 0 || !S_ISDIR(info.st_mode)) return {};
+    Look below;
+    for (auto layer = lower.begin(); layer != lower.end() && !own.hidden && below.found < 0 && !below.hidden; ++layer) {
+      below = TRY(layer->Go(path));
     }
+    if (below.found >= 0 && fstat(below.found, &info) == 0 && S_ISDIR(info.st_mode)) return CopyAttributes(below.found, own.found);
     // mkdir(2) went by the process's umask.
-    if (fchmod(folder.get(), 0755) != 0) return ErrnoError("set mode");
+    if (fchmod(own.found, 0755) != 0) return ErrnoError("set mode");
     return {};
   }
 
@@ -196,10 +233,9 @@ class Completion {
 
 Result<UniqueFd> FindInLayers(const std::vector<std::string>& dirs, const std::string& path) {
   for (const auto& dir : dirs) {
-    UniqueFd root(open(dir.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-    if (!root) return ErrnoError("open layer '{}'", dir);
-    Look look = TRY(LookInLayer(std::move(root), path));
-    if (look.found) return std::move(look.found);
+    LayerWalk walk = TRY(LayerWalk::Open(dir));
+    Look look = TRY(walk.Go(path));
+    if (look.found >= 0) return walk.Take();
     if (look.hidden) break;
   }
   return MakeError(Code::kNotFound, "'{}' is in no layer", path.substr(0, 256));
@@ -207,6 +243,9 @@ Result<UniqueFd> FindInLayers(const std::vector<std::string>& dirs, const std::s
 
 Result<> CompleteFromBelow(int root_fd, Unpacked* unpacked, const std::vector<std::string>& lower_dirs) { return Completion(root_fd, unpacked, lower_dirs).Run(); }
 
-bool IsOpaque(const std::string& layer_dir) { return HasOpaqueMark(layer_dir); }
+bool IsOpaque(const std::string& layer_dir) {
+  UniqueFd folder(open(layer_dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  return folder && HasOpaqueMark(folder.get());
+}
 
 }  // namespace caisson::image

@@ -14,8 +14,8 @@
 
 namespace caisson::image {
 
-// An O_PATH descriptor of what `path` shows in the stack `dirs` (topmost first, absolute). kNotFound when it shows
-// nothing, also when that is because of something on the way that is no folder.
+// A descriptor of what `path` shows in the stack `dirs` (topmost first, absolute): O_PATH, but O_RDONLY of a folder.
+// kNotFound when it shows nothing, also when that is because of something on the way that is no folder.
 Result<UniqueFd> FindInLayers(const std::vector<std::string>& dirs, const std::string& path);
 
 // Does in the layer's folder `root_fd` what UnpackTar left to do, with `lower_dirs` (topmost first, absolute), and counts

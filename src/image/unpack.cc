@@ -211,6 +211,11 @@ class Unpacker {
     mode_t kind = archive_entry_filetype(item.entry);
     bool link = archive_entry_hardlink(item.entry) != nullptr;
     bool is_folder = kind == AE_IFDIR && !link;
+    // Nearly every entry is a file whose name is free.
+    if (kind == AE_IFREG && !link) {
+      UniqueFd file = CreateFile(item);
+      if (file || errno != EEXIST) return RegularFile(item, std::move(file));
+    }
     // MakeRoom may drop the kept folder, so the parent is opened anew.
     UniqueFd parent(fcntl(item.parent, F_DUPFD_CLOEXEC, 3));
     if (!parent) return ErrnoError("keep the folder");
@@ -219,7 +224,7 @@ class Unpacker {
     item.hides = TRY(MakeRoom(item.parent, item.leaf, is_folder));
     if (link) return HardLink(item);
     switch (kind) {
-      case AE_IFREG: return RegularFile(item);
+      case AE_IFREG: return RegularFile(item, CreateFile(item));
       case AE_IFDIR: return MakeFolder(item);
       case AE_IFLNK: return SymbolicLink(item);
       case AE_IFCHR:
@@ -229,8 +234,12 @@ class Unpacker {
     }
   }
 
-  Result<> RegularFile(const Item& item) {
-    UniqueFd file(openat(item.parent, item.leaf.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+  // None: errno says why.
+  static UniqueFd CreateFile(const Item& item) {
+    return UniqueFd(openat(item.parent, item.leaf.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
+  }
+
+  Result<> RegularFile(const Item& item, UniqueFd file) {
     if (!file) return ErrnoError("create");
     for (;;) {
       const void* block = nullptr;
