@@ -38,6 +38,10 @@ def folder():
 @pytest.fixture
 def make_daemon(registry):
     """make_daemon(config=…, cni=…, args=…) -> Daemon, destroyed and checked for leaks at the end of the test."""
+    yield from _make_daemons()
+
+
+def _make_daemons():
     made = []
 
     def make(**options):
@@ -53,6 +57,19 @@ def make_daemon(registry):
         left = leaks.check() + sorted(daemon.links_left)
         remove_tree(path)
         assert not left, left
+
+
+@pytest.fixture(scope="module")
+def folder_of_module():
+    path = tempfile.mkdtemp(prefix="caisson-test-")
+    yield path
+    remove_tree(path)
+
+
+@pytest.fixture(scope="module")
+def make_module_daemon(registry):
+    """As make_daemon, for all tests of a file."""
+    yield from _make_daemons()
 
 
 @pytest.fixture(scope="module")
