@@ -12,8 +12,9 @@ fast:
 	tools/check --fast
 demo:
 	tools/demo
+# make install [PREFIX=/usr] [DESTDIR=/some/root]
 install: build
-	cmake --install build/release
+	DESTDIR="$(DESTDIR)" cmake --install build/release $(if $(PREFIX),--prefix "$(PREFIX)")
 deb: build
 	cd build/release && cpack -G DEB
 lint:
