@@ -5,12 +5,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <cerrno>
+
 #include "base/unique_fd.h"
 
 namespace caisson::sys {
 
 void DiskReserve::Fill() {
-  if (filled_) return;
+  if (filled_ || impossible_) return;
   struct stat info {};
   if (lstat(path_.c_str(), &info) == 0 && S_ISREG(info.st_mode) && info.st_blocks > 0) {
     filled_ = true;
@@ -21,6 +23,7 @@ void DiskReserve::Fill() {
   for (size_t bytes = bytes_; !filled_ && bytes >= bytes_ / 8 && bytes > 0; bytes /= 2) {
     // fallocate(2), not posix_fallocate(3): glibc's writes one byte per block, which takes room but may take it slowly.
     filled_ = fallocate(file.get(), 0, 0, static_cast<off_t>(bytes)) == 0;
+    if (!filled_ && errno != ENOSPC && errno != EDQUOT && errno != EINTR && errno != EFBIG) impossible_ = true;
   }
   // A try that failed may have left some blocks (ext4 does).
   if (!filled_) unlink(path_.c_str());

@@ -16,7 +16,8 @@ class DiskReserve {
   // Nothing happens yet.
   DiskReserve(std::string path, size_t bytes) : path_(std::move(path)), bytes_(bytes) {}
 
-  // Makes the file, or a smaller one (at least an eighth) where there is not so much room, unless it is there.
+  // Makes the file, or a smaller one (at least an eighth) where there is not so much room, unless it is there. Cheap to
+  // call often: a file system that cannot do it is asked once.
   void Fill();
   // Removes the file; whether there was one.
   bool Spend();
@@ -26,7 +27,7 @@ class DiskReserve {
  private:
   const std::string path_;
   const size_t bytes_;
-  bool filled_ = false;
+  bool filled_ = false, impossible_ = false;
 };
 
 }  // namespace caisson::sys

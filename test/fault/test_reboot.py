@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import threading
 import uuid
@@ -189,3 +190,34 @@ def test_twice(make_daemon, registry):
     assert second
     daemon.remove_all()
     assert daemon.leaks_of_pods() == []
+
+
+def test_layers_that_may_not_have_reached_the_disk(make_daemon, registry):
+    """A power failure right after a pull: the records are there, of the files nobody can know. Such an image is not believed;
+    what was made from it can still be seen and removed."""
+    daemon = make_daemon()
+    daemon.client.PullImage(image={"image": registry.busybox})
+    pods = Pods(daemon, registry.busybox)
+    pod = pods.run_pod(host_network=True)
+    container = pods.start(pod, ["sleep", "1000"])
+    images = f"{daemon.root}/images/images.db"
+    wait_for("the layers are synced", lambda: records(images, '%"synced":1%'))
+    daemon.kill()
+    with contextlib.closing(sqlite3.connect(images)) as index, index:
+        index.execute("""UPDATE records SET json = replace(json, '"synced":1', '"synced":0') WHERE kind = 'layer'""")
+    reboot(daemon)
+    daemon.start()
+    assert len(daemon.client.ListImages().images) == 0
+    pods = Pods(daemon, registry.busybox)
+    assert pods.status(container).state == 2
+    daemon.client.PullImage(image={"image": registry.busybox})
+    assert pods.out(pods.run_pod(host_network=True), ["echo", "again"]) == "again\n"
+    daemon.remove_all()
+    daemon.client.RemoveImage(image={"image": registry.busybox})
+    assert daemon.leaks_of_pods() == []
+    wait_for("no layer is left", lambda: os.listdir(f"{daemon.root}/images/l") == ["empty"])
+
+
+def records(path, pattern):
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as index:
+        return index.execute("SELECT count(*) FROM records WHERE kind = 'layer' AND json LIKE ?", (pattern,)).fetchone()[0]

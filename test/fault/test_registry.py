@@ -3,16 +3,13 @@
 import os
 import subprocess
 import sys
-import tempfile
 import time
 
 import grpc
 import pytest
-from harness.daemon import Daemon, remove_tree
 
 CODE = grpc.StatusCode
 SERVER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "registry_fault.py")
-STALL_SECONDS = 1
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +22,14 @@ def faulty():
 
 
 @pytest.fixture(scope="module")
-def impatient(registry):
+def patient(make_module_daemon):
+    return make_module_daemon()
+
+
+@pytest.fixture(scope="module")
+def impatient(make_module_daemon):
     """A daemon that waits for no byte longer than a second."""
-    path = tempfile.mkdtemp(prefix="caisson-test-")
-    daemon = Daemon(path, config=f"[images]\nstall_timeout_seconds = {STALL_SECONDS}\n")
-    yield daemon
-    daemon.destroy()
-    remove_tree(path)
+    return make_module_daemon(config="[images]\nstall_timeout_seconds = 1\n")
 
 
 # Repository (the fault's name), code, words of the error.
@@ -67,19 +65,19 @@ def fails(daemon, reference):
 
 
 @pytest.mark.parametrize("repository, codes, words", FAULTS, ids=[fault[0] for fault in FAULTS])
-def test_fault(impatient, faulty, repository, codes, words):
-    code, text = fails(impatient, f"{faulty}/{repository}:latest")
+def test_fault(patient, faulty, repository, codes, words):
+    code, text = fails(patient, f"{faulty}/{repository}:latest")
     assert code in (codes if isinstance(codes, tuple) else (codes,)), (code, text)
     for word in [faulty, *words]:
         assert word in text, text
-    assert left(impatient) == []
+    assert left(patient) == []
 
 
-def test_other_bytes_under_a_digest(impatient, faulty):
+def test_other_bytes_under_a_digest(patient, faulty):
     """The manifest has a digest that is not the one asked for."""
-    code, text = fails(impatient, f"{faulty}/other-bytes@sha256:{'ab' * 32}")
+    code, text = fails(patient, f"{faulty}/other-bytes@sha256:{'ab' * 32}")
     assert code == CODE.DATA_LOSS and "ab" * 32 in text, (code, text)
-    assert left(impatient) == []
+    assert left(patient) == []
 
 
 @pytest.mark.parametrize("repository", ["silent", "drip-layer"])
