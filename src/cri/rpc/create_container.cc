@@ -74,13 +74,14 @@ Result<uint32_t> TargetPid(const Creation& creation) {
 
 Result<> BuildSpec(Creation& creation) {
   ContainerRecord& record = creation.record;
+  uint32_t target_pid = TRY(TargetPid(creation));
   ContainerSpecInputs inputs{creation.context.config,
                              *creation.pod_record,
                              record,
                              creation.image,
                              creation.snapshot.lower_dirs,
                              creation.context.config.PodDir(creation.pod->id()),
-                             TRY(TargetPid(creation)),
+                             target_pid,
                              creation.context.systemd_cgroup};
   ContainerSpec spec = TRY(BuildContainerSpec(inputs));
   creation.spec_json = std::move(spec.json);
