@@ -76,14 +76,14 @@ def test_failing_plugin(make_daemon, registry):
     with pytest.raises(grpc.RpcError) as error:
         daemon.client.RunPodSandbox(config=Pods(daemon).pod_config())
     assert "no more addresses today" in error.value.details()
-    assert len(daemon.client.ListPodSandbox().items) == 0
+    assert len(daemon.client.ListPodSandbox().items) == 0 and daemon.leaks_of_pods() == []
 
 
 def test_missing_plugin(make_daemon):
     daemon = make_daemon(cni={"cniVersion": "1.0.0", "name": "t", "plugins": [{"type": "nowhere-to-be-found"}]})
     with pytest.raises(grpc.RpcError) as error:
         daemon.client.RunPodSandbox(config=Pods(daemon).pod_config())
-    assert "nowhere-to-be-found" in error.value.details()
+    assert "nowhere-to-be-found" in error.value.details() and daemon.leaks_of_pods() == []
 
 
 def test_hanging_plugin(make_daemon, registry):
@@ -92,12 +92,14 @@ def test_hanging_plugin(make_daemon, registry):
         daemon.client.RunPodSandbox(config=Pods(daemon).pod_config())
     assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert subprocess.run(["pgrep", "-f", "sleep 7654321"], stdout=subprocess.PIPE).stdout == b""
+    assert daemon.leaks_of_pods() == []
 
 
 def test_garbage_and_endless_output(make_daemon, registry):
     daemon = custom(make_daemon, registry, 'test "$CNI_COMMAND" = DEL && exit 0\nyes\n', deadline=20)
-    with pytest.raises(grpc.RpcError):
+    with pytest.raises(grpc.RpcError) as error:
         daemon.client.RunPodSandbox(config=Pods(daemon).pod_config())
+    assert "'t'" in error.value.details() and daemon.leaks_of_pods() == [], error.value.details()
 
 
 def test_failing_del_keeps_the_record_and_is_repeated(make_daemon, registry):

@@ -8,6 +8,7 @@ import subprocess
 
 import grpc
 import pytest
+from harness.daemon import cli
 from harness.images import Image, busybox_layer, entry, tar_layer
 from harness.pods import Pods
 from harness.registry import wait_for
@@ -129,6 +130,18 @@ def test_a_pull_on_a_full_disk_then_room(small, registry):
     wait_for("nothing is left of the pull", lambda: files_of_images(daemon) == [])
     disk.relieve()
     pull(daemon, registry.busybox)
+
+
+def test_an_import_that_does_not_fit(small, folder):
+    daemon, disk = small("root")
+    big_image(40, 2).write_layout(f"{folder}/layout")
+    Image().write_layout(f"{folder}/small")
+    before = disk.free()
+    failed = cli(daemon, "import", f"{folder}/layout")
+    assert failed.returncode != 0 and "no space" in failed.stderr.lower(), failed
+    wait_for("nothing is left of it", lambda: files_of_images(daemon) == [])
+    wait_for("the room is back", lambda: disk.free() >= before - MIB)
+    assert cli(daemon, "import", f"{folder}/small").returncode == 0
 
 
 def test_images_are_removed_from_a_full_disk(small, registry):
