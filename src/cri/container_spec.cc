@@ -32,6 +32,7 @@ Result<json> NamespacesOf(const ContainerSpecInputs& inputs) {
   if (pod.network() != v1::NODE) spaces.push_back(Namespace("network", of_companion("net")));
   if (pod.ipc() != v1::NODE) spaces.push_back(Namespace("ipc", of_companion("ipc")));
   if (pod.network() != v1::NODE) spaces.push_back(Namespace("uts", of_companion("uts")));
+  if (inputs.cgroup_namespace) spaces.push_back(Namespace("cgroup"));
   switch (options.pid()) {
     case v1::CONTAINER: spaces.push_back(Namespace("pid")); break;
     case v1::NODE: break;
@@ -134,7 +135,7 @@ Result<> CheckSecurity(const ContainerSpecInputs& inputs) {
       if (path.empty() || path[0] != '/') return MakeError(Code::kInvalidArgument, "masked or read-only path '{}' is not absolute", path.substr(0, 128));
     }
   }
-  return CheckCgroupParent(inputs.pod.config().linux().cgroup_parent());
+  return CheckCgroupParent(inputs.pod.config().linux().cgroup_parent(), inputs.systemd_cgroup);
 }
 
 Result<json> LinuxOf(const ContainerSpecInputs& inputs, const ContainerCapabilities& caps, const MountsPart& mounts, const std::string& cgroup_path) {

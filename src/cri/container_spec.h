@@ -24,6 +24,7 @@ struct ContainerSpecInputs {
   std::string pod_dir;                     // where WritePodFiles wrote
   uint32_t target_pid = 0;                 // init of the container whose PID namespace is joined (NamespaceMode TARGET)
   bool systemd_cgroup = false;
+  bool cgroup_namespace = false;           // on cgroup v2: the container sees its own group as the root
 };
 
 struct ContainerSpec {

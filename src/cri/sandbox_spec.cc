@@ -34,17 +34,21 @@ std::string HostsName() {
 
 }  // namespace
 
-Result<> CheckCgroupParent(const std::string& parent) {
+Result<> CheckCgroupParent(const std::string& parent, bool systemd_cgroup) {
   if (parent.size() > limits::kPathBytes || parent.find('\0') != std::string::npos || parent.find('\n') != std::string::npos) {
     return MakeError(Code::kInvalidArgument, "cgroup_parent '{}…' cannot be a path", parent.substr(0, 64));
   }
   for (std::string_view part : Split(parent, '/')) {
     if (part == ".." || part == ".") return MakeError(Code::kInvalidArgument, "cgroup_parent '{}' has a '{}'", parent, part);
   }
+  if (systemd_cgroup && !parent.empty() && !parent.ends_with(".slice")) {
+    return MakeError(Code::kInvalidArgument, "cgroup_parent '{}' is no slice, but cgroup_driver is systemd (does the kubelet use cgroupfs?)",
+                     parent);
+  }
   return {};
 }
 
-Result<> CheckSandboxConfig(const Config&, const v1::PodSandboxConfig& pod) {
+Result<> CheckSandboxConfig(const v1::PodSandboxConfig& pod, bool systemd_cgroup) {
   const auto& namespaces = pod.linux().security_context().namespace_options();
   if (HasUserNamespace(namespaces)) {
     return MakeError(Code::kUnimplemented, "pod sandbox '{}': user namespaces are not supported yet", pod.metadata().name());
@@ -53,7 +57,7 @@ Result<> CheckSandboxConfig(const Config&, const v1::PodSandboxConfig& pod) {
     return MakeError(Code::kInvalidArgument, "a pod's network is its own or the node's, not {}", v1::NamespaceMode_Name(namespaces.network()));
   }
   if (!ValidHostname(pod.hostname())) return MakeError(Code::kInvalidArgument, "'{}' is no hostname", pod.hostname().substr(0, 80));
-  TRY(CheckCgroupParent(pod.linux().cgroup_parent()));
+  TRY(CheckCgroupParent(pod.linux().cgroup_parent(), systemd_cgroup));
   for (const auto& [name, value] : pod.linux().sysctls()) {
     TRY(sys::CheckPodSysctl(name, value, namespaces.network() == v1::NODE, namespaces.ipc() == v1::NODE));
   }

@@ -10,6 +10,11 @@
 namespace caisson::oci {
 namespace {
 
+// On v2 a container's group is one below its scope: the files of the scope's own group are systemd's, which sets them back
+// to what it knows whenever it likes (daemon-reload); below a delegated unit it touches nothing (systemd.io, "Control Group
+// APIs and Delegation"). The scope has the limits that systemd knows as well.
+constexpr char kBelowScope[] = "/container";
+
 Result<std::unique_ptr<CgroupBase>> Plain(const CgroupOptions& options) {
   std::vector<sys::CgroupMount> mounts = TRY(sys::ReadCgroupMounts());
   sys::CgroupMode mode = sys::ModeOf(mounts);
@@ -20,6 +25,7 @@ Result<std::unique_ptr<CgroupBase>> Plain(const CgroupOptions& options) {
   if (options.systemd) {
     SystemdPath path = TRY(ParseSystemdPath(options.path));
     name = path.path;
+    if (v2) name += kBelowScope;
     scope = std::make_unique<SystemdScope>(std::move(path), v2);
   } else {
     name = TRY(CleanCgroupPath(options.path));

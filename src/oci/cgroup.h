@@ -169,6 +169,10 @@ class Cgroup {
 
   // For clone3's `cgroup` field, or -1 (no cgroup2 hierarchy here). Owned by the Cgroup.
   virtual int CloneIntoFd() = 0;
+  // The same for the group below this one that process `pid` of the container is in. A container that has enabled
+  // controllers for groups of its own (systemd, Docker inside) leaves its own group unable to hold a process (clone3: EBUSY).
+  // Errors: kNotFound when it is in none below.
+  virtual Result<UniqueFd> GroupBelowOf(int pid) = 0;
   // Files into which a single-threaded process writes "0" to move itself. Opened at first use, owned by the Cgroup until
   // CloseFds. After a clone with CloneIntoFd() these are the remaining hierarchies only.
   virtual Result<std::vector<int>> JoinFds() = 0;

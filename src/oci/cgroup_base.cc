@@ -86,6 +86,7 @@ Result<> CgroupBase::Make(const CgroupOptions& options) {
   }
   TRY(MakeGroups(options.rootless, &rollback));
   if (scope_) TRY(Attach(scope_->placeholder()));
+  TRY(Settle());
   TRY(ApplyAll(options.resources, /*fresh=*/true));
   rollback.Commit();
   return {};
@@ -102,6 +103,21 @@ int CgroupBase::CloneIntoFd() {
   if (unified == nullptr) return -1;
   if (!unified_fd_) unified_fd_ = UniqueFd(open(unified->path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   return unified_fd_.get();
+}
+
+Result<UniqueFd> CgroupBase::GroupBelowOf(int pid) {
+  const CgroupHierarchy* unified = Unified();
+  if (unified != nullptr) {
+    std::vector<sys::CgroupMembership> groups = TRY(sys::ReadCgroupMembership(fmt::format("/proc/{}/cgroup", pid)));
+    for (const sys::CgroupMembership& one : groups) {
+      std::string dir = unified->mount_point + one.path;
+      if (one.hierarchy != 0 || !dir.starts_with(unified->path + "/")) continue;
+      UniqueFd fd(open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+      if (!fd) return ErrnoError("open cgroup '{}'", dir);
+      return fd;
+    }
+  }
+  return MakeError(Code::kNotFound, "process {} is in no group below cgroup '{}'", pid, name_);
 }
 
 Result<std::vector<int>> CgroupBase::JoinFds() {

@@ -21,6 +21,7 @@ class CgroupBase : public Cgroup {
   ~CgroupBase() override = default;
 
   int CloneIntoFd() override;
+  Result<UniqueFd> GroupBelowOf(int pid) override;
   Result<std::vector<int>> JoinFds() override;
   void CloseFds() override;
   Result<> Attach(int pid) override;
@@ -41,6 +42,8 @@ class CgroupBase : public Cgroup {
   virtual Result<> Initialise(const CgroupHierarchy& hierarchy, const std::string& dir) = 0;
   // Before the group is made in `hierarchy`: what its parents need.
   virtual Result<> PrepareParents(const CgroupHierarchy& hierarchy) = 0;
+  // When the group is made and the scope's placeholder, if any, is in it.
+  virtual Result<> Settle() { return {}; }
   virtual Result<std::vector<CgroupWrite>> PlanWrites(const Resources& resources) = 0;
   virtual Result<> ApplyDevices(const std::vector<Resources::DeviceRule>& rules, bool fresh) = 0;
   // Where a file of `controller` is; null if the host has no such controller.

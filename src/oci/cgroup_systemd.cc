@@ -321,6 +321,45 @@ Result<std::vector<uint8_t>> CpuListBits(std::string_view list) {
   return bits;
 }
 
+namespace {
+
+// What a file of cgroup v2 is called among systemd's properties (systemd.resource-control(5)); none for most files, and for
+// a value that is no number: the kernel judges it when it is written.
+void UnifiedProperties(const std::string& file, std::string_view value, std::vector<SystemdProperty>* out) {
+  static constexpr std::pair<std::string_view, const char*> kNumbers[] = {
+      {"memory.min", "MemoryMin"}, {"memory.low", "MemoryLow"},          {"memory.high", "MemoryHigh"},
+      {"memory.max", "MemoryMax"}, {"memory.swap.max", "MemorySwapMax"}, {"pids.max", "TasksMax"},
+      {"cpu.weight", "CPUWeight"}, {"io.weight", "IOWeight"}};
+  value = Trim(value);
+  if (file == "cpuset.cpus" || file == "cpuset.mems") {
+    auto bits = CpuListBits(value);
+    if (bits) out->push_back({file == "cpuset.cpus" ? "AllowedCPUs" : "AllowedMemoryNodes", std::move(*bits)});
+    return;
+  }
+  if (file == "io.weight" && value.starts_with("default ")) value.remove_prefix(8);
+  for (const auto& [name, property] : kNumbers) {
+    if (file != name) continue;
+    if (value == "max") return out->push_back({property, UINT64_MAX});
+    if (auto number = ParseUint64(value)) out->push_back({property, *number});
+  }
+}
+
+// Properties that came with systemd 240 to 244. What they say also stands in the container's own group.
+bool IsNewer(const SystemdProperty& property) {
+  return property.name == "CPUQuotaPeriodUSec" || property.name == "MemoryMin" || property.name.starts_with("Allowed");
+}
+
+// Sends what `message` makes of the properties; to a systemd that does not know the newer ones once more without them.
+template <class F>
+Result<> InvokeWith(std::vector<SystemdProperty> properties, Deadline deadline, F message) {
+  auto done = InvokeOnce(message(properties), deadline);
+  if (done || done.error().message.find("unknown property") == std::string::npos) return done;
+  if (std::erase_if(properties, IsNewer) == 0) return done;
+  return InvokeOnce(message(properties), deadline);
+}
+
+}  // namespace
+
 std::vector<SystemdProperty> SystemdProperties(const Resources& resources, bool v2) {
   std::vector<SystemdProperty> out;
   auto size = [](int64_t bytes) { return bytes < 0 ? UINT64_MAX : static_cast<uint64_t>(bytes); };
@@ -347,6 +386,7 @@ std::vector<SystemdProperty> SystemdProperties(const Resources& resources, bool 
       }
       out.push_back({"CPUQuotaPerSecUSec", per_second});
     }
+    if (v2 && c.period.value_or(0)) out.push_back({"CPUQuotaPeriodUSec", *c.period});
     if (v2 && !c.cpus.empty()) {
       if (auto bits = CpuListBits(c.cpus)) out.push_back({"AllowedCPUs", *bits});
     }
@@ -355,6 +395,7 @@ std::vector<SystemdProperty> SystemdProperties(const Resources& resources, bool 
     }
   }
   if (resources.pids_limit) out.push_back({"TasksMax", *resources.pids_limit <= 0 ? UINT64_MAX : size(*resources.pids_limit)});
+  for (const auto& [file, value] : resources.unified) UnifiedProperties(file, value, &out);
   return out;
 }
 
@@ -412,9 +453,14 @@ Result<> SystemdScope::Start(const Resources& resources) {
       {"DefaultDependencies", false},
       {"CollectMode", std::string("inactive-or-failed")},
   };
-  for (SystemdProperty& property : SystemdProperties(resources, v2_)) properties.push_back(std::move(property));
+  std::vector<SystemdProperty> limits = SystemdProperties(resources, v2_);
+  // Without a word systemd gives a scope its DefaultTasksMax, a limit that nobody has asked for.
+  bool tasks = std::any_of(limits.begin(), limits.end(), [](const auto& one) { return one.name == "TasksMax"; });
+  if (!tasks) properties.push_back({"TasksMax", UINT64_MAX});
+  properties.insert(properties.end(), limits.begin(), limits.end());
   Deadline deadline = Deadline::After(kCallMillis);
-  auto started = InvokeOnce(StartTransientUnitMessage(1, path_.scope, properties), deadline);
+  auto started = InvokeWith(std::move(properties), deadline,
+                            [&](const auto& all) { return StartTransientUnitMessage(1, path_.scope, all); });
   if (!started) {
     ReleasePlaceholder();
     return started;
@@ -435,7 +481,8 @@ Result<> SystemdScope::Start(const Resources& resources) {
 Result<> SystemdScope::SetProperties(const Resources& resources) {
   std::vector<SystemdProperty> properties = SystemdProperties(resources, v2_);
   if (properties.empty()) return {};
-  return InvokeOnce(SetUnitPropertiesMessage(1, path_.scope, properties), Deadline::After(kCallMillis));
+  return InvokeWith(std::move(properties), Deadline::After(kCallMillis),
+                    [&](const auto& all) { return SetUnitPropertiesMessage(1, path_.scope, all); });
 }
 
 Result<> SystemdScope::Stop(Deadline deadline) {

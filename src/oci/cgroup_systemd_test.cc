@@ -43,8 +43,27 @@ TEST(SystemdProperties, Conversions) {
   EXPECT_EQ(number("MemoryMax"), 100u);
   EXPECT_EQ(number("MemorySwapMax"), 50u);
   EXPECT_EQ(number("TasksMax"), UINT64_MAX);
+  EXPECT_EQ(number("CPUQuotaPeriodUSec"), 100'000u);
   EXPECT_EQ(std::get<std::vector<uint8_t>>(by_name.at("AllowedCPUs").value), (std::vector<uint8_t>{0x03, 0x02}));
   for (const char* bad : {"", "x", "3-1", "1-", "9999999"}) EXPECT_FALSE(CpuListBits(bad)) << bad;
+}
+
+TEST(Systemd, PropertiesOfUnifiedFiles) {
+  Resources r;
+  r.unified = {{"memory.high", "4096"}, {"memory.low", " 8192\n"},      {"memory.swap.max", "max"}, {"io.weight", "default 50"},
+               {"cpu.weight", "7"},     {"memory.oom.group", "1"},      {"memory.min", "lots"},     {"pids.max", "12"},
+               {"cpuset.mems", "0-1"},  {"io.max", "8:0 rbps=1048576"}, {"cpuset.cpus", "x"}};
+  std::map<std::string, SystemdProperty> by_name;
+  for (const auto& property : SystemdProperties(r, true)) by_name[property.name] = property;
+  auto number = [&](const char* name) { return std::get<uint64_t>(by_name.at(name).value); };
+  EXPECT_EQ(number("MemoryHigh"), 4096u);
+  EXPECT_EQ(number("MemoryLow"), 8192u);
+  EXPECT_EQ(number("MemorySwapMax"), UINT64_MAX);
+  EXPECT_EQ(number("IOWeight"), 50u);
+  EXPECT_EQ(number("CPUWeight"), 7u);
+  EXPECT_EQ(number("TasksMax"), 12u);
+  EXPECT_EQ(std::get<std::vector<uint8_t>>(by_name.at("AllowedMemoryNodes").value), std::vector<uint8_t>{0x03});
+  EXPECT_EQ(by_name.size(), 7u) << "no property for the others";
 }
 
 // Written by hand from the D-Bus specification, "Message Protocol".

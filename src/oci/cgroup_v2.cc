@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <array>
+#include <utility>
 
 #include "base/strings.h"
 #include "oci/cgroup_device_bpf.h"
@@ -31,21 +32,29 @@ CgroupV2::CgroupV2(std::string root, std::string name, std::unique_ptr<SystemdSc
   hierarchies_.push_back({true, {}, root, root + "/" + name_});
 }
 
+std::string CgroupV2::ParentDir() const {
+  const std::string& path = hierarchies_[0].path;
+  return path.substr(0, path.rfind('/'));
+}
+
 // A controller is usable in a group when all its ancestors name it in cgroup.subtree_control, top down.
 Result<> CgroupV2::Delegate(const std::string& dir) {
   std::string available = TRY(ReadCgroupFile(dir + "/cgroup.controllers"));
   std::string enabled = TRY(ReadCgroupFile(dir + "/cgroup.subtree_control"));
+  bool checked = false;
   for (std::string_view controller : kWanted) {
     if (!HasWord(available, controller) || HasWord(enabled, controller)) continue;
-    auto written = WriteCgroupFile(dir + "/cgroup.subtree_control", fmt::format("+{}", controller));
-    if (written) continue;
-    int err = written.error().sys_errno;
-    if (err == EBUSY && !TRY(OwnCgroupPids(dir)).empty()) {
+    // Asked for first: some controllers may be enabled in spite of processes, which makes the group the root of a threaded
+    // tree and what is below it invalid (cgroup-v2.rst, "Threads"). The hierarchy's root, which has no type, is exempt.
+    if (!std::exchange(checked, true) && CgroupPathExists(dir + "/cgroup.type") && !TRY(OwnCgroupPids(dir)).empty()) {
       return MakeError(Code::kFailedPrecondition,
                        "cgroup '{}' holds processes itself, so no container can be limited below it (cgroup v2 allows "
                        "processes in leaves only); give a cgroup parent without processes",
                        dir);
     }
+    auto written = WriteCgroupFile(dir + "/cgroup.subtree_control", fmt::format("+{}", controller));
+    if (written) continue;
+    int err = written.error().sys_errno;
     // Not ours to enable (a container's view, cpu with realtime processes): PlanWrites says so if it is needed.
     if (err == EBUSY || err == EACCES || err == EPERM || err == EROFS || err == ENOENT || err == EINVAL || err == EOPNOTSUPP) {
       continue;
@@ -61,10 +70,16 @@ Result<> CgroupV2::PrepareParents(const CgroupHierarchy& hierarchy) {
   std::vector<std::string_view> parts = Split(name_, '/');
   for (std::string_view part : parts) {
     if (!CgroupPathExists(dir)) break;
+    if (scope_ && dir == ParentDir()) break;  // the scope, which holds the placeholder: Settle
     TRY(Delegate(dir));
     dir += "/" + std::string(part);
   }
   return {};
+}
+
+Result<> CgroupV2::Settle() {
+  if (!scope_) return {};
+  return Delegate(ParentDir());
 }
 
 Result<> CgroupV2::Initialise(const CgroupHierarchy& hierarchy, const std::string& dir) {

@@ -24,11 +24,13 @@ class CgroupV2 : public CgroupBase {
  protected:
   Result<> Initialise(const CgroupHierarchy& hierarchy, const std::string& dir) override;
   Result<> PrepareParents(const CgroupHierarchy& hierarchy) override;
+  Result<> Settle() override;
   Result<std::vector<CgroupWrite>> PlanWrites(const Resources& resources) override;
   Result<> ApplyDevices(const std::vector<Resources::DeviceRule>& rules, bool fresh) override;
   const CgroupHierarchy* HierarchyOf(std::string_view controller) const override;
 
  private:
+  std::string ParentDir() const;
   Result<> Delegate(const std::string& dir);
   Result<> LoadControllers();
   bool loaded_ = false;  // hierarchies_[0].controllers are read

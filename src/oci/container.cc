@@ -94,7 +94,8 @@ class ContainerImpl : public Container {
   Result<> Launch() {
     if (options_.spec.seccomp) filter_ = TRY(CompileSeccomp(*options_.spec.seccomp, options_.seccomp_cache_dir));
     options_.spec.seccomp.reset();  // the filter says it all; its rules would stay in memory as long as the container
-    InitOptions init{options_, plan_, cgroup_.get(), {}, filter_ ? &*filter_ : nullptr, {}, {}, TRY(CloneShm()), -1};
+    UniqueFd shm = TRY(CloneShm());
+    InitOptions init{options_, plan_, cgroup_.get(), {}, filter_ ? &*filter_ : nullptr, {}, {}, std::move(shm), -1};
     for (const auto& join : plan_.joins) init.joins.push_back({join.flag, TRY(OpenNamespace(join.path)), join.path});
     if (!plan_.user_namespace.empty()) init.user_namespace = TRY(OpenNamespace(plan_.user_namespace));
     std::optional<ChildPidNamespace> pid_namespace;
@@ -112,7 +113,7 @@ class ContainerImpl : public Container {
       outer ? RunOuter(init) : RunInit(init);
     }
     pid_namespace.reset();
-    if (!cloned) return std::move(cloned.error());
+    if (!cloned) return WithCgroup(std::move(cloned.error()));
     cgroup_->CloseFds();
     control.child.Reset();
     options_.stdio = Stdio();  // the child has them
@@ -156,6 +157,10 @@ class ContainerImpl : public Container {
       pid_namespace.emplace(std::move(*entered));
     }
     auto cloned = Clone(0, cgroup_->CloneIntoFd());
+    if (!cloned && cloned.error().sys_errno == EBUSY) {
+      auto below = cgroup_->GroupBelowOf(init_.pid);
+      if (below) cloned = Clone(0, below->get());
+    }
     if (cloned && cloned->pid == 0) {
       control.parent.Reset();
       RunExec(init);
@@ -206,6 +211,18 @@ class ContainerImpl : public Container {
       if (space.flag != CLONE_NEWPID && space.flag != 0x80 /* CLONE_NEWTIME */) flags |= space.flag;
     }
     return flags;
+  }
+
+  // clone3 says of a cgroup that takes no process only EOPNOTSUPP or EBUSY (cgroup-v2.rst, "Threads", "No Internal Process").
+  Error WithCgroup(Error error) const {
+    if (error.sys_errno != EOPNOTSUPP && error.sys_errno != EBUSY) return error;
+    for (const CgroupHierarchy& one : cgroup_->Hierarchies()) {
+      if (!one.v2) continue;
+      auto type = sys::ReadFile(one.path + "/cgroup.type", 64);
+      return std::move(error).Within(
+          fmt::format("cgroup '{}' (its type is '{}') takes no process", one.path, type ? Trim(*type) : "unknown"));
+    }
+    return error;
   }
 
   // Cloned here and not by init: before Linux 6.15 open_tree(2) clones only what is mounted in the caller's own mount

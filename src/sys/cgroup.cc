@@ -106,11 +106,13 @@ std::vector<CgroupMount> CgroupMounts(const std::vector<MountInfo>& mounts) {
   return out;
 }
 
-Result<std::vector<CgroupMount>> ReadCgroupMounts() {
+bool IsPureV2() {
   struct statfs fs{};
-  if (statfs(kRoot, &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC) {
-    return std::vector<CgroupMount>{CgroupMount{true, {}, kRoot, "/"}};
-  }
+  return statfs(kRoot, &fs) == 0 && fs.f_type == CGROUP2_SUPER_MAGIC;
+}
+
+Result<std::vector<CgroupMount>> ReadCgroupMounts() {
+  if (IsPureV2()) return std::vector<CgroupMount>{CgroupMount{true, {}, kRoot, "/"}};
   return CgroupMounts(TRY(ReadMountInfo()));
 }
 

@@ -45,6 +45,9 @@ std::vector<CgroupMount> CgroupMounts(const std::vector<MountInfo>& mounts);
 // Of this process. A pure v2 host is recognised without reading the mount table.
 Result<std::vector<CgroupMount>> ReadCgroupMounts();
 
+// True where all controllers are on cgroup2, mounted on /sys/fs/cgroup. One system call.
+bool IsPureV2();
+
 CgroupMode ModeOf(const std::vector<CgroupMount>& mounts);
 
 }  // namespace caisson::sys

@@ -19,6 +19,7 @@
 #include "cri/rpc/rpc.h"
 #include "cri/signal_name.h"
 #include "cri/steps.h"
+#include "sys/cgroup.h"
 
 namespace caisson::cri {
 namespace {
@@ -82,7 +83,8 @@ Result<> BuildSpec(Creation& creation) {
                              creation.snapshot.lower_dirs,
                              creation.context.config.PodDir(creation.pod->id()),
                              target_pid,
-                             creation.context.systemd_cgroup};
+                             creation.context.systemd_cgroup,
+                             sys::IsPureV2()};
   ContainerSpec spec = TRY(BuildContainerSpec(inputs));
   creation.spec_json = std::move(spec.json);
   record.set_cgroup_path(spec.cgroup_path);

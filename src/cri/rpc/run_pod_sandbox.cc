@@ -46,7 +46,7 @@ Result<> CheckRequest(const Context& context, const v1::RunPodSandboxRequest& re
                      request.runtime_handler().substr(0, 128), Join(known, ", "));
   }
   TRY(BandwidthOf(request.config()));
-  return CheckSandboxConfig(context.config, request.config());
+  return CheckSandboxConfig(request.config(), context.systemd_cgroup);
 }
 
 Result<> MakePodDir(const std::string& dir) {
