@@ -51,6 +51,8 @@ void AddPods(CLI::App& app, Command& command);
 void AddPs(CLI::App& app, Command& command);
 void AddLogs(CLI::App& app, Command& command);
 void AddExec(CLI::App& app, Command& command);
+void AddAttach(CLI::App& app, Command& command);
+void AddPortForward(CLI::App& app, Command& command);
 void AddStop(CLI::App& app, Command& command);
 void AddRm(CLI::App& app, Command& command);
 void AddPull(CLI::App& app, Command& command);

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "cli/command.h"
+#include "cli/stream_client.h"
 
 namespace caisson::cli {
 
@@ -15,9 +16,26 @@ struct ExecOptions {
   std::string container;
   std::vector<std::string> command;
   int64_t timeout_seconds = 0;
+  bool in = false, tty = false;
 };
 
+// With our stdin or terminal: a streaming session.
+Result<> Stream(Command& command, const ExecOptions& options) {
+  Client& client = command.client();
+  runtime::v1::ExecRequest request;
+  request.set_container_id(TRY(FindContainer(client, options.container)).id());
+  for (const auto& word : options.command) request.add_cmd(word);
+  request.set_stdin(options.in);
+  request.set_stdout(true);
+  request.set_stderr(!options.tty);
+  request.set_tty(options.tty);
+  auto reply = TRY(client.Call(client.runtime(), &RuntimeService::Stub::Exec, request));
+  command.exit_code = TRY(RunStream(reply.url(), {options.in, options.tty}));
+  return {};
+}
+
 Result<> Exec(Command& command, const ExecOptions& options) {
+  if (options.in || options.tty) return Stream(command, options);
   Client& client = command.client();
   auto container = TRY(FindContainer(client, options.container));
   runtime::v1::ExecSyncRequest request;
@@ -38,7 +56,9 @@ void AddExec(CLI::App& app, Command& command) {
   auto options = std::make_shared<ExecOptions>();
   sub->add_option("CONTAINER", options->container, "Id, prefix, name, pod/name, or a pod of one container")->required();
   sub->add_option("COMMAND", options->command, "The command and its arguments")->required();
-  sub->add_option("--timeout", options->timeout_seconds, "Seconds after which it is killed (0: never)");
+  auto* in = sub->add_flag("-i,--interactive", options->in, "Give it our stdin");
+  auto* tty = sub->add_flag("-t,--tty", options->tty, "Give it a terminal; ours becomes its keyboard");
+  sub->add_option("--timeout", options->timeout_seconds, "Seconds after which it is killed (0: never)")->excludes(in)->excludes(tty);
   sub->positionals_at_end();
   sub->callback([&command, options] { command.Run([&] { return Exec(command, *options); }); });
 }

@@ -1,15 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A client that is not ours: crictl pulls an image and takes a pod through its whole life."""
-import fcntl
 import json
 import os
-import pty
-import select
-import struct
 import subprocess
 import sys
-import termios
-import time
 import urllib.request
 
 import pytest
@@ -19,6 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import tools  # noqa: E402
 from harness.daemon import BUILD  # noqa: E402
 from harness.registry import free_port, wait_for  # noqa: E402
+from harness.terminal import Terminal  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -83,35 +78,6 @@ def test_a_pod_from_start_to_end(crictl, pod_files):
     crictl("stopp", pod)
     crictl("rmp", pod)
     assert pod[:13] not in crictl("pods")
-
-
-class Terminal:
-    """A command on a terminal of its own."""
-
-    def __init__(self, command):
-        self.pid, self.master = pty.fork()
-        if self.pid == 0:
-            os.execv(command[0], command)
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", 31, 111, 0, 0))
-        self.seen = b""
-
-    def until(self, text):
-        end = time.monotonic() + 30
-        while text not in self.seen:
-            left = end - time.monotonic()
-            assert left > 0 and select.select([self.master], [], [], left)[0], f"no {text!r}: {self.seen!r}"
-            try:
-                self.seen += os.read(self.master, 4096)
-            except OSError:  # EIO: the other side has closed
-                assert text in self.seen, self.seen
-
-    def write(self, data):
-        os.write(self.master, data)
-
-    def finish(self):
-        status = os.waitpid(self.pid, 0)[1]
-        os.close(self.master)
-        return os.waitstatus_to_exitcode(status)
 
 
 @pytest.fixture

@@ -208,6 +208,7 @@ def test_a_dying_client_whose_input_nobody_reads(daemon, pods, sleeper):
     wait_for("it runs", lambda: any("4324" in line for line in processes(pods, sleeper)))
     # More than the server queues for the process; the rest waits in its socket, and the client's goodbye behind it.
     session.write(b"x" * (1300 << 10))
+    session.pump()  # with bytes unread the kernel would reset the connection, which is seen at once
     session.vanish()
     wait_for("it is gone", lambda: not processes(pods, sleeper))
 
