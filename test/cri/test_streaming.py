@@ -455,16 +455,20 @@ def test_sessions_with_dying_clients_leave_no_trace(daemon, pods, server):
         kind = number % 5
         if kind == 0:
             session = Session(exec_url(daemon, container, ["cat", "/dev/zero"]))
+            session.until(b"\0")
         elif kind == 1:
             session = Session(exec_url(daemon, container, ["sh"], tty=True, stdin=True))
+            session.until(b"# ")
             session.write(b"sleep 1000\n")
         elif kind == 2:
             session = Session(attach_url(daemon, container, stdin=True))
             session.write(b"x")
+            session.until(b"x")
         elif kind == 3:
             session = Forward(daemon.client.PortForward(pod_sandbox_id=pod[0], port=[7011]).url)
             session.write(b"x" * 1000)
-        else:
+            session.until(lambda f: f.got[0])
+        else:  # gone before its process is there
             session = WebSocket(exec_url(daemon, container, ["sleep", "1000"]))
         session.vanish()
 
@@ -477,11 +481,22 @@ def test_sessions_with_dying_clients_leave_no_trace(daemon, pods, server):
         one(number)
     wait_for("all are gone", quiet, 60)
     used, before = in_use(daemon), memory(daemon)
-    threads = [threading.Thread(target=lambda at=at: [one(n) for n in range(at, count, 4)]) for at in range(4)]
+    done, failures = [], []
+
+    def some(first):
+        try:
+            for number in range(first, count, 4):
+                one(number)
+                done.append(number)
+        except Exception as error:
+            failures.append((len(done), error))
+
+    threads = [threading.Thread(target=some, args=(first,)) for first in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(done) == count and not failures, failures
     wait_for("all are gone", quiet, 60)
     assert memory(daemon) < before + (8 << 20)
 
