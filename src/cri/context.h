@@ -27,6 +27,8 @@ class Server;
 
 namespace caisson::cri {
 
+class Events;
+
 struct Context {
   const Config& config;
   PodIndex& pods;
@@ -43,6 +45,7 @@ struct Context {
   WritableLayers writable_layers{images, background};
   std::string instance = NewInstance();  // this run of the daemon, in the ids of processes it runs in containers
   stream::Server* streams = nullptr;     // set before the first RPC
+  Events* events = nullptr;              // the same
 };
 
 }  // namespace caisson::cri

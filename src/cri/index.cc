@@ -52,10 +52,14 @@ Result<> Index<Object>::Withdraw(const std::string& id) {
 template <class Object>
 Result<> Index<Object>::Insert(const Ptr& object, const std::string& name) {
   TRY(store_->Put(table_, object->id(), object->Get()->SerializeAsString(), Store::Room::kFree));
-  std::lock_guard lock(mutex_);
-  objects_[object->id()] = object;
-  names_[name] = object->id();
-  names_by_id_[object->id()] = name;
+  std::lock_guard one_at_a_time(object->update_);
+  {
+    std::lock_guard lock(mutex_);
+    objects_[object->id()] = object;
+    names_[name] = object->id();
+    names_by_id_[object->id()] = name;
+  }
+  if (observer_) observer_(nullptr, object->Get().get());
   return {};
 }
 
@@ -92,12 +96,16 @@ Result<> Index<Object>::Change(const Ptr& object, const std::function<void(Recor
       return MakeError(Code::kNotFound, "{} '{}' has been removed", noun_, object->id());
     }
   }
-  auto next = std::make_shared<Record>(*object->Get());
+  auto before = object->Get();
+  auto next = std::make_shared<Record>(*before);
   change(*next);
   auto written = store_->Put(table_, object->id(), next->SerializeAsString(), Store::Room::kReserve);
   if (!written && !even_unwritten) return written;
-  std::lock_guard lock(object->mutex_);
-  object->record_ = std::move(next);
+  {
+    std::lock_guard lock(object->mutex_);
+    object->record_ = next;
+  }
+  if (observer_) observer_(before.get(), next.get());
   return written;
 }
 
@@ -112,12 +120,15 @@ Result<> Index<Object>::Remove(const std::string& id) {
   }
   std::lock_guard one_at_a_time(object->update_);
   TRY(store_->Delete(table_, id));
-  std::lock_guard lock(mutex_);
-  objects_.erase(id);
-  if (auto name = names_by_id_.find(id); name != names_by_id_.end()) {
-    if (auto taken = names_.find(name->second); taken != names_.end() && taken->second == id) names_.erase(taken);
-    names_by_id_.erase(name);
+  {
+    std::lock_guard lock(mutex_);
+    objects_.erase(id);
+    if (auto name = names_by_id_.find(id); name != names_by_id_.end()) {
+      if (auto taken = names_.find(name->second); taken != names_.end() && taken->second == id) names_.erase(taken);
+      names_by_id_.erase(name);
+    }
   }
+  if (observer_) observer_(object->Get().get(), nullptr);
   return {};
 }
 

@@ -77,6 +77,10 @@ class Index {
   Result<> Withdraw(const std::string& id);
   // Puts a finished object on disk and then into the index. Its name stays taken until Remove.
   Result<> Insert(const Ptr& object, const std::string& name);
+  // Called after each change of an object: with null for what was not there before, or is not there any more. It may read
+  // the index, and change nothing. Set before the first change.
+  using Observer = std::function<void(const Record* before, const Record* after)>;
+  void OnChange(Observer observer) { observer_ = std::move(observer); }
   // Reads the table back at start. `name_of` gives the metadata name of a record. Returns the records that say
   // `creating`: they are not in the index.
   Result<std::vector<Record>> Load(const std::function<std::string(const Record&)>& name_of);
@@ -107,6 +111,7 @@ class Index {
   Store* store_;
   const Store::Table table_;
   const std::string noun_;
+  Observer observer_;
   mutable std::mutex mutex_;
   std::condition_variable finished_;
   std::map<std::string, Ptr> objects_;                               // by id

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cri/context.h"
+#include "cri/events.h"
 #include "cri/exits.h"
 #include "cri/recovery.h"
 #include "cri/resident.h"
@@ -196,6 +197,9 @@ Result<> Run(const Config& config) {
   Background background;
   Context context{config, pods, containers, *images, *cni, *shims, faults, background,
                   ReadLine("/proc/sys/kernel/random/boot_id"), UseSystemd(config.cgroup_driver)};
+  Events events([&](const std::string& pod_id, Events::Message* event) { DescribePod(pods, containers, pod_id, event); });
+  TellChanges(pods, containers, events);
+  context.events = &events;
   shims->OnEnd([&context](const std::string& pod_id, bool died) {
     context.background.Post([&context, pod_id, died] { died ? PodDied(context, pod_id) : PodLost(context, pod_id); });
   });
@@ -228,6 +232,8 @@ Result<> Run(const Config& config) {
       log::Warn("caissond ends with work unfinished");
       _exit(0);
     }).detach();
+    // A pull lasts as long as its registry likes.
+    images->EndPulls();
     server->Stop(kStopMillis);
   }
   streaming.reset();

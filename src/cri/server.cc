@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "cri/control.h"
+#include "cri/events.h"
 #include "cri/grpc_status.h"
 #include "cri/rpc/rpc.h"
 
@@ -24,6 +25,8 @@ namespace caisson::cri {
 namespace {
 
 constexpr int64_t kAnswerMillis = 200;  // for answers that are being written when the server ends
+constexpr int64_t kEventMillis = 500;   // until a client's end is noticed
+constexpr size_t kPartBytes = 1 << 20;  // of a streamed list
 constexpr int kMaxReceiveBytes = 16 << 20;   // what the kubelet itself allows
 
 // The RPCs in work. gRPC's own shutdown waits for clients to hang up, which an idle one may never do; ours waits for work.
@@ -90,6 +93,33 @@ grpc::Status Unimplemented(const char* verb) {
     return Unimplemented(#Verb);                                                                 \
   }
 
+// A list in parts, for clients whose messages are bounded.
+#define SERVE_LIST(Verb, ListVerb, list_field, part_field)                                                      \
+  grpc::Status Verb(grpc::ServerContext*, const v1::Verb##Request* request, grpc::ServerWriter<v1::Verb##Response>* writer) override { \
+    v1::ListVerb##Request wanted;                                                                               \
+    *wanted.mutable_filter() = request->filter();                                                               \
+    v1::ListVerb##Response all;                                                                                 \
+    grpc::Status status = Serve(context_, calls_, #Verb, &cri::ListVerb, wanted, &all);                         \
+    if (!status.ok()) return status;                                                                            \
+    return WriteParts(*all.mutable_##list_field(), &v1::Verb##Response::add_##part_field, writer);              \
+  }
+
+// Each part of about kPartBytes; an empty list is no part.
+template <class Item, class Part>
+grpc::Status WriteParts(google::protobuf::RepeatedPtrField<Item>& items, Item* (Part::*add)(), grpc::ServerWriter<Part>* writer) {
+  Part part;
+  size_t bytes = 0;
+  for (int i = 0; i < items.size(); ++i) {
+    bytes += items[i].ByteSizeLong();
+    (part.*add)()->Swap(&items[i]);
+    if (bytes < kPartBytes && i + 1 < items.size()) continue;
+    if (!writer->Write(part)) return {grpc::StatusCode::CANCELLED, "the client has gone"};
+    part.Clear();
+    bytes = 0;
+  }
+  return grpc::Status::OK;
+}
+
 class RuntimeService final : public v1::RuntimeService::Service {
  public:
   RuntimeService(Context& context, Calls& calls) : context_(context), calls_(calls) {}
@@ -125,15 +155,27 @@ class RuntimeService final : public v1::RuntimeService::Service {
     };
     return Serve(context_, calls_, "ExecSync", work, *request, response);
   }
+  // Not one of the calls in work: it lasts as long as its client, and ends with the daemon by itself.
+  grpc::Status GetContainerEvents(grpc::ServerContext* call, const v1::GetEventsRequest*,
+                                  grpc::ServerWriter<v1::ContainerEventResponse>* writer) override {
+    auto client = context_.events->Listen();
+    if (!client) return ToStatus("GetContainerEvents", client.error());
+    writer->SendInitialMetadata();
+    while (!call->IsCancelled()) {
+      auto event = (*client)->Next(kEventMillis);
+      if (!event) return ToStatus("GetContainerEvents", event.error());
+      if (*event && !writer->Write(**event)) break;
+    }
+    return {grpc::StatusCode::CANCELLED, "the client has gone"};
+  }
   REFUSE(CheckpointContainer, CheckpointContainerRequest, CheckpointContainerResponse)
   REFUSE(ListMetricDescriptors, ListMetricDescriptorsRequest, ListMetricDescriptorsResponse)
   REFUSE(ListPodSandboxMetrics, ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse)
   REFUSE(UpdatePodSandboxResources, UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse)
-  REFUSE_STREAM(GetContainerEvents, GetEventsRequest, ContainerEventResponse)
-  REFUSE_STREAM(StreamPodSandboxes, StreamPodSandboxesRequest, StreamPodSandboxesResponse)
-  REFUSE_STREAM(StreamContainers, StreamContainersRequest, StreamContainersResponse)
-  REFUSE_STREAM(StreamContainerStats, StreamContainerStatsRequest, StreamContainerStatsResponse)
-  REFUSE_STREAM(StreamPodSandboxStats, StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse)
+  SERVE_LIST(StreamPodSandboxes, ListPodSandbox, items, pod_sandboxes)
+  SERVE_LIST(StreamContainers, ListContainers, containers, containers)
+  SERVE_LIST(StreamContainerStats, ListContainerStats, stats, container_stats)
+  SERVE_LIST(StreamPodSandboxStats, ListPodSandboxStats, stats, pod_sandbox_stats)
   REFUSE_STREAM(StreamPodSandboxMetrics, StreamPodSandboxMetricsRequest, StreamPodSandboxMetricsResponse)
 
  private:
@@ -150,7 +192,7 @@ class ImageService final : public v1::ImageService::Service {
   SERVE(PullImage)
   SERVE(RemoveImage)
   SERVE(ImageFsInfo)
-  REFUSE_STREAM(StreamImages, StreamImagesRequest, StreamImagesResponse)
+  SERVE_LIST(StreamImages, ListImages, images, images)
 
  private:
   Context& context_;
@@ -178,7 +220,7 @@ Result<> CheckFree(const std::string& path) {
 class GrpcServer : public Server {
  public:
   explicit GrpcServer(Context& context)
-      : runtime_(context, calls_), image_(context, calls_), control_(MakeControlService(context)) {}
+      : context_(context), runtime_(context, calls_), image_(context, calls_), control_(MakeControlService(context)) {}
 
   Result<> Listen(const Config& config) {
     std::string socket = config.SocketPath();
@@ -214,6 +256,7 @@ class GrpcServer : public Server {
   }
 
   void Stop(int64_t millis) override {
+    if (context_.events != nullptr) context_.events->Close();
     calls_.Close(millis);
     server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(kAnswerMillis));
     server_->Wait();
@@ -222,6 +265,7 @@ class GrpcServer : public Server {
   uint64_t rpcs() const override { return calls_.entered(); }
 
  private:
+  Context& context_;
   Calls calls_;
   RuntimeService runtime_;
   ImageService image_;

@@ -270,14 +270,14 @@ TEST_F(Lifecycle, ExecSyncCarriesTheResult) {
   v1::ExecSyncRequest request;
   request.set_container_id(container);
   request.add_cmd("echo");
-  EXPECT_EQ(ExecSync(context(), request).error().code, Code::kFailedPrecondition);
+  EXPECT_EQ(ExecSync(context(), request, [] { return false; }).error().code, Code::kFailedPrecondition);
   ASSERT_TRUE(Start(container));
-  auto response = ExecSync(context(), request);
+  auto response = ExecSync(context(), request, [] { return false; });
   ASSERT_TRUE(response);
   EXPECT_EQ(response->stdout(), "echo");
   EXPECT_EQ(response->exit_code(), 3);
   request.set_cmd(0, "hang");
-  EXPECT_EQ(ExecSync(context(), request).error().code, Code::kDeadlineExceeded);
+  EXPECT_EQ(ExecSync(context(), request, [] { return false; }).error().code, Code::kDeadlineExceeded);
 }
 
 TEST_F(Lifecycle, ACompanionsDeathEndsItsContainers) {
