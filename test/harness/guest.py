@@ -18,12 +18,15 @@ import selectors
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import time
 
 QEMU = "qemu-system-x86_64"
 TOOLS = (QEMU, "mkfs.erofs", "mkfs.ext4", "depmod", "busybox", "dpkg-deb", "dpkg-query")
 KERNEL_PACKAGE = "linux-image-cloud-amd64"
+# Seconds without a word on the console after which a guest is taken for dead.
+SILENCE = 120
 # What the initramfs needs to reach the root disk; the rest is loaded from there by name.
 BOOT_MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "virtio_rng", "erofs", "ext4", "overlay")
 
@@ -57,6 +60,12 @@ def _run(*command, **options):
     return done.stdout
 
 
+def _update_lists():
+    """apt's package lists, where they are missing."""
+    return os.getuid() == 0 and subprocess.run(["apt-get", "-q", "update"], stdout=subprocess.DEVNULL,
+                                               stderr=subprocess.DEVNULL, timeout=120).returncode == 0
+
+
 class Kernel:
     """A kernel of Debian's, unpacked: `image` (bzImage), `modules` (…/lib/modules/VERSION), `version`."""
 
@@ -70,7 +79,7 @@ class Kernel:
     def get(cache):
         """From the cache, or downloaded with apt-get: the newest that the package lists know."""
         with locked(cache):
-            package = Kernel._package()
+            package = Kernel._package() or (_update_lists() and Kernel._package())
             trees = sorted(glob.glob(f"{cache}/kernel-*"), key=os.path.getmtime)
             tree = f"{cache}/kernel-{package}" if package else trees[-1] if trees else None
             if tree is None:
@@ -82,6 +91,9 @@ class Kernel:
                     if not trees:
                         raise Missing(f"no kernel: {error}") from error
                     tree = trees[-1]
+            for old in trees:
+                if old != tree:
+                    shutil.rmtree(old)
             return Kernel(tree)
 
     @staticmethod
@@ -314,7 +326,7 @@ class Guest:
                    "-m", str(self.memory_mib), "-serial", "stdio",
                    "-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-device,rng=rng",
                    "-kernel", f"/proc/self/fd/{opened(self.kernel.image)}", "-initrd", f"/proc/self/fd/{opened(self.initrd)}",
-                   "-append", f"console=ttyS0 quiet panic=-1 reboot=t tsc_early_khz={_host_khz()} cryptomgr.notests {append}"]
+                   "-append", f"console=ttyS0 quiet panic=-1 reboot=t tsc_early_khz={_host_khz()} tsc=reliable cryptomgr.notests {append}"]
         for number, disk in enumerate(self.disks):
             path, writable = disk if isinstance(disk, tuple) else (disk, False)
             fd = opened(path, os.O_RDWR if writable else os.O_RDONLY)
@@ -345,15 +357,18 @@ class Guest:
 
     @staticmethod
     def _follow(qemu, end, seconds, mark):
-        text, seen = bytearray(), 0
+        text, seen, heard = bytearray(), 0, time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(qemu.stdout, selectors.EVENT_READ)
             while True:
-                left = end - time.monotonic()
-                if left <= 0:
+                now = time.monotonic()
+                if now > end:
                     return text.decode("utf-8", "replace"), f"the guest did not end within {seconds} s"
-                if not selector.select(left):
+                if now > heard + SILENCE:
+                    return text.decode("utf-8", "replace"), f"the guest was silent for {SILENCE} s"
+                if not selector.select(min(end, heard + SILENCE) - now):
                     continue
+                heard = time.monotonic()
                 data = os.read(qemu.stdout.fileno(), 65536)
                 if not data:
                     status = qemu.wait()
@@ -369,3 +384,12 @@ def _host_khz():
     with open("/proc/cpuinfo") as f:
         found = re.search(r"cpu MHz\s*: ([\d.]+)", f.read())
     return int(float(found.group(1)) * 1000) if found else 2_500_000
+
+
+if __name__ == "__main__":
+    # guest.py CACHE: what needs the network, in advance.
+    try:
+        check_tools()
+        print(f"guest kernel: {Kernel.get(sys.argv[1]).version}")
+    except (Missing, subprocess.TimeoutExpired) as missing:
+        print(f"tests in a guest will be skipped: {missing}")

@@ -102,7 +102,8 @@ class Line:
 
 def read_log(path):
     with open(path, errors="replace", newline="\n") as f:
-        return [Line(raw) for raw in f.read().split("\n") if raw]
+        # The piece behind the last line end is one that is just being written.
+        return [Line(raw) for raw in f.read().rpartition("\n")[0].split("\n") if raw]
 
 
 def merge(into, more):

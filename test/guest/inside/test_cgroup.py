@@ -176,7 +176,7 @@ EAT = "x=aaaaaaaa; while :; do x=$x$x; done"
 
 def test_oom_killed_each_time(pods, pod):
     """systemd removes a scope that has become empty at once: its counters must have been read before."""
-    for _ in range(6):
+    for _ in range(4):
         status, _ = pods.run(pod, ["sh", "-c", EAT], **resources(memory_limit_in_bytes=16 * MIB))
         assert (status.reason, status.exit_code) == ("OOMKilled", 137)
 

@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cgroupfs driver on cgroup v2 with all controllers, in a guest whose PID 1 does nothing of its own."""
+from suite import PYTEST, boot
+
+ROOT_TESTS = [(name, f"$CAISSON_BUILD/bin/{name} --gtest_brief=1 --gtest_color=no")
+              for name in ("oci_root_test", "shim_root_test", "sys_root_test")]
+
+
+def test_cgroupfs_driver(folder):
+    boot(folder, "guest_init=/caisson/repo/test/guest/run.sh",
+         ROOT_TESTS + [("pods", f"{PYTEST} test/guest/inside test/cri/test_pod.py")])
