@@ -64,6 +64,8 @@ class Store : public ImageStore {
     return state_->Find(*outcome);
   }
 
+  void EndPulls() override { stop_.request_stop(); }
+
   Result<Image> Find(const std::string& name) override { return state_->Find(name); }
   std::vector<Image> List() override { return state_->List(); }
   Result<> Remove(const std::string& name) override { return state_->Remove(name); }
@@ -114,6 +116,7 @@ class Store : public ImageStore {
 
   void RunJob(const std::string& key, const Reference& reference, const std::optional<Credentials>& credentials, const std::shared_ptr<PullJob>& job) {
     auto outcome = Work(reference, credentials, *job);
+    if (!outcome && stop_.stop_requested()) outcome = MakeError(Code::kUnavailable, "the pull was ended with its daemon");
     bool pulled = outcome.has_value();
     {
       std::lock_guard lock(mutex_);

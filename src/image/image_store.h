@@ -85,6 +85,8 @@ class ImageStore {
 
   // Pulls `reference` and returns the image. The work goes on for other waiters when one of them gives up.
   virtual Result<Image> Pull(const std::string& reference, PullOptions options) = 0;
+  // Ends the pulls under way, and those to come, with kUnavailable: the daemon ends. What they fetched is kept.
+  virtual void EndPulls() {}
   // `name`: a reference, an image id, or an unambiguous prefix of one (at least 4 hex digits). kNotFound if absent.
   virtual Result<Image> Find(const std::string& name) = 0;
   virtual std::vector<Image> List() = 0;

@@ -143,3 +143,19 @@ def start_pull_that_may_end(daemon, reference):
     thread = threading.Thread(target=call)
     thread.start()
     return thread
+
+
+def test_the_daemons_end_does_not_wait_for_a_pull(make_daemon, image, stalling):
+    """SIGTERM while a registry says nothing: an orderly end, soon, and the next daemon goes on where this one stopped."""
+    daemon = make_daemon()
+    stalling.stall(layer(image, 1), 1 << 20)
+    pull = start_pull(daemon, stalling.reference)
+    assert stalling.stalled.wait(30)
+    daemon.process.terminate()
+    assert daemon.process.wait(28) == 0
+    pull.join()
+    daemon.stop()
+    assert "with work unfinished" not in daemon.log_text()
+    stalling.release()
+    daemon.start()
+    expect_whole(daemon, image, stalling.reference)

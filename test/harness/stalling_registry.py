@@ -9,6 +9,9 @@ class _Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
     daemon_threads = True
     request_queue_size = 64
 
+    def handle_error(self, request, client_address):
+        """A daemon that was killed has left: nothing to report."""
+
 
 class StallingRegistry:
     """Serves `image` as any name at any tag. stall(digest, n): after n bytes of that blob nothing more is sent until
