@@ -160,6 +160,7 @@ class AttachSession : public StreamSession {
     if (target.err && !target.tty) TRY(MakeFifo(kErr)), request.set_stderr_path(PathOf(kErr));
     Call<pod::v1::AttachResponse>(service::kPod, "Attach", request, 0, [self = Self()](Result<pod::v1::AttachResponse> done) {
       if (!done) return self->Fail(std::move(done.error()));
+      self->has_stdin_ = done->stdin();
       self->AwaitEnd();
       self->Give(done->stdin());
     });
@@ -184,8 +185,27 @@ class AttachSession : public StreamSession {
         });
   }
 
+  void OnInputEnd() override { EndStdinOnce(); }
+
   // Closing is what tells the companion.
-  void End() override { Close(); }
+  void End() override {
+    if (!*setup_.daemon_ends) EndStdinOnce();
+    Close();
+  }
+
+  // CRI, ContainerConfig.stdin_once: the container's stdin ends with the first client's, which has closed its FIFO by now.
+  // With a terminal it is for the program in there to end. A client of a later daemon's finds the stdin of a container
+  // whose client was cut off by the daemon's end as it was.
+  void EndStdinOnce() {
+    const auto record = setup_.container->Get();
+    if (!std::exchange(has_stdin_, false) || !record->config().stdin_once() || record->config().tty()) return;
+    task::CloseIORequest request;
+    request.set_id(setup_.container->id());
+    request.set_stdin(true);
+    Call<wkt::Empty>(service::kTask, "CloseIO", request, 0, [](Result<wkt::Empty>) {});
+  }
+
+  bool has_stdin_ = false;
 };
 
 }  // namespace

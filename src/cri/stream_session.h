@@ -10,6 +10,7 @@
 // it. Nothing here blocks.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -35,6 +36,7 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
     stream::ExecTarget target;
     std::string id;      // also the folder's name
     std::string folder;  // does not exist yet
+    std::shared_ptr<const std::atomic<bool>> daemon_ends;  // then containers are not to notice
   };
   static std::shared_ptr<StreamSession> MakeExec(Setup setup);
   static std::shared_ptr<StreamSession> MakeAttach(Setup setup);

@@ -82,6 +82,7 @@ class StreamingBackend : public Streaming, private stream::Backend {
       : context_(context), loop_(std::move(loop)), connector_(std::move(connector)), thread_([this] { (void)loop_->Run(); }) {}
 
   ~StreamingBackend() override {
+    *ends_ = true;
     server_.reset();
     {
       std::unique_lock lock(mutex_);
@@ -122,7 +123,7 @@ class StreamingBackend : public Streaming, private stream::Backend {
     auto pod = context_.pods.Find((*container)->Get()->pod_id());
     if (!pod) return done(std::move(pod.error()));
     std::string id = NewExecId(kStreamExec, context_.instance);
-    StreamSession::Setup setup{context_, loop_, *container, *pod, target, id, Folder() + "/" + id};
+    StreamSession::Setup setup{context_, loop_, *container, *pod, target, id, Folder() + "/" + id, ends_};
     auto session = attach ? StreamSession::MakeAttach(std::move(setup)) : StreamSession::MakeExec(std::move(setup));
     {
       std::lock_guard lock(mutex_);
@@ -168,6 +169,7 @@ class StreamingBackend : public Streaming, private stream::Backend {
   std::condition_variable closed_;
   std::map<std::string, std::shared_ptr<StreamSession>> sessions_;
   std::map<std::string, size_t> of_pod_;
+  std::shared_ptr<std::atomic<bool>> ends_ = std::make_shared<std::atomic<bool>>(false);
   std::thread thread_;
   std::unique_ptr<stream::Server> server_;
 };

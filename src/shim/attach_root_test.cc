@@ -66,11 +66,10 @@ class Client {
 
 class Attached : public CompanionTest {
  protected:
-  void RunWith(const std::string& id, const std::string& script, bool once) {
+  void RunWith(const std::string& id, const std::string& script) {
     pod::v1::CreateOptions options;
     options.set_log_path(LogPath(id));
     options.set_stdin(true);
-    options.set_stdin_once(once);
     auto created = Create(id, Spec(script), options);
     ASSERT_TRUE(created) << created.error().message;
     ASSERT_TRUE(Start(id));
@@ -86,7 +85,7 @@ class Attached : public CompanionTest {
 
 TEST_F(Attached, SeveralClientsAndTheLog) {
   StartPod();
-  RunWith("c1", "while read x; do echo got $x; done", false);
+  RunWith("c1", "while read x; do echo got $x; done");
   Client first(folder_, "c1", "a1"), second(folder_, "c1", "a2");
   auto attached = Attach(first);
   ASSERT_TRUE(attached) << attached.error().message;
@@ -112,21 +111,28 @@ TEST_F(Attached, SeveralClientsAndTheLog) {
   EXPECT_EQ(Attach(second).error().code, Code::kFailedPrecondition);
 }
 
-TEST_F(Attached, StdinOnceEndsWithTheFirst) {
+TEST_F(Attached, StdinEndsWhenCloseIoSaysSoAndAllIsRead) {
   StartPod();
-  RunWith("c1", "cat; echo end", true);
+  RunWith("c1", "cat; echo end");
   Client client(folder_, "c1", "a1");
   ASSERT_TRUE(Attach(client));
   client.Write("text\n");
+  EXPECT_EQ(client.Until("text\n"), "text\n");
+  client.Write("more\n");
+  v3::CloseIORequest close;
+  close.set_id("c1");
+  close.set_stdin(true);
+  ASSERT_TRUE((Call<wkt::Empty>(kTask, "CloseIO", close)));
+  client.Write("and more\n");  // until the client itself has ended its input
   client.in.Reset();
-  EXPECT_EQ(client.Until("end\n"), "text\nend\n");
+  EXPECT_EQ(client.Until("end\n"), "text\nmore\nand more\nend\n");
   EXPECT_EQ(Wait("c1").exit_status(), 0u);
 }
 
 // A client that dies while the container does not read what it wrote.
 TEST_F(Attached, DyingWithInputThatNobodyReads) {
   StartPod();
-  RunWith("c1", "sleep 1000", false);
+  RunWith("c1", "sleep 1000");
   Client client(folder_, "c1", "a1");
   ASSERT_TRUE(Attach(client));
   client.Write("");
@@ -142,7 +148,7 @@ TEST_F(Attached, DyingWithInputThatNobodyReads) {
 
 TEST_F(Attached, ASlowClientIsGivenUp) {
   StartPod();
-  RunWith("c1", "read x; head -c 8000000 /dev/zero | tr '\\0' a; read x", false);
+  RunWith("c1", "read x; head -c 8000000 /dev/zero | tr '\\0' a; read x");
   Client slow(folder_, "c1", "a1"), quick(folder_, "c1", "a2");
   ASSERT_TRUE(Attach(slow));
   auto ended = std::async(std::launch::async, [&] { return WaitAttach(slow); });
@@ -157,7 +163,7 @@ TEST_F(Attached, ASlowClientIsGivenUp) {
 
 TEST_F(Attached, ALastWordOutlivesTheContainer) {
   StartPod();
-  RunWith("c1", "read x; head -c 500000 /dev/zero; echo end", false);
+  RunWith("c1", "read x; head -c 500000 /dev/zero; echo end");
   Client client(folder_, "c1", "a1");
   ASSERT_TRUE(Attach(client));
   client.Write("go\n");
@@ -168,7 +174,7 @@ TEST_F(Attached, ALastWordOutlivesTheContainer) {
 
 TEST_F(Attached, WhatIsNoFifo) {
   StartPod();
-  RunWith("c1", "sleep 1000", false);
+  RunWith("c1", "sleep 1000");
   Client client(folder_, "c1", "a1");
   std::ofstream(folder_ + "/file") << "text";
   client.request.set_stdout_path(folder_ + "/file");
@@ -181,7 +187,7 @@ TEST_F(Attached, WhatIsNoFifo) {
 
 TEST_F(Attached, ExecSyncInParts) {
   StartPod();
-  RunWith("c1", "sleep 1000", false);
+  RunWith("c1", "sleep 1000");
   pod::v1::ExecSyncRequest request;
   request.set_container_id("c1");
   request.set_exec_id("e1");

@@ -107,9 +107,7 @@ struct Attachments::Client {
   bool too_slow = false;
 };
 
-Attachments::Attachments(sys::EventLoop* loop, Scratch* scratch, std::function<void()> on_stdin_end)
-    : loop_(loop), scratch_(scratch), on_stdin_end_(std::move(on_stdin_end)) {}
-
+Attachments::Attachments(sys::EventLoop* loop, Scratch* scratch) : loop_(loop), scratch_(scratch) {}
 Attachments::~Attachments() = default;
 
 Result<> Attachments::Add(const std::string& id, const Paths& paths, UniqueFd stdin_writer) {
@@ -126,8 +124,7 @@ Result<> Attachments::Add(const std::string& id, const Paths& paths, UniqueFd st
   client->life = TRY(OpenFifo(paths.life, O_WRONLY));
   if (stdin_writer && !paths.in.empty()) {
     UniqueFd fifo = TRY(OpenFifo(paths.in, O_RDONLY));
-    client->in = std::make_unique<Pump>(loop_, scratch_, std::move(fifo), std::move(stdin_writer),
-                                        [this, id] { OnStdinEnd(id); });
+    client->in = std::make_unique<Pump>(loop_, scratch_, std::move(fifo), std::move(stdin_writer), nullptr);
   }
   // Of a FIFO's writing end EPOLLERR is reported, asked for or not, when the last reader has closed (poll(2), POLLERR).
   TRY(loop_->Watch(client->life.get(), 0, [this, id](uint32_t) { Drop(id, false); }));
@@ -161,24 +158,6 @@ void Attachments::Drop(const std::string& id, bool too_slow) {
   for (auto& output : client.outputs) {
     if (output) output->Close();
   }
-  bool had_stdin = std::exchange(client.in, nullptr) != nullptr;
-  node = {};
-  if (had_stdin) on_stdin_end_();
-}
-
-void Attachments::OnStdinEnd(const std::string& id) {
-  // The pump is what is running.
-  loop_->Post([this, id, alive = std::weak_ptr<int>(alive_)] {
-    if (alive.expired()) return;
-    auto found = clients_.find(id);
-    if (found == clients_.end() || !found->second->in) return;
-    found->second->in.reset();
-    on_stdin_end_();
-  });
-}
-
-void Attachments::CloseStdin() {
-  for (auto& [id, client] : clients_) client->in.reset();
 }
 
 void Attachments::Finish() { std::exchange(clients_, {}).clear(); }

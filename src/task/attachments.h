@@ -5,7 +5,8 @@
 //
 // A client never holds up the container, the log or another client: what it does not take is kept up to
 // limits::kAttachBacklogBytes, then it is given up. One that goes away (nobody reads its `life_path` any more) is
-// forgotten at once, whatever else is under way. One thread, the loop's.
+// forgotten at once, whatever else is under way. That a client ends its input, or is gone, never ends the container's stdin:
+// whether it does is for Task.CloseIO to say. One thread, the loop's.
 #pragma once
 
 #include <functional>
@@ -32,8 +33,8 @@ class Attachments {
   };
   using Waiter = std::function<void(bool too_slow)>;
 
-  // `on_stdin_end`: a client that wrote to stdin has ended that, or is gone; not called from within Add. Both outlive it.
-  Attachments(sys::EventLoop* loop, Scratch* scratch, std::function<void()> on_stdin_end);
+  // Both outlive it.
+  Attachments(sys::EventLoop* loop, Scratch* scratch);
   Attachments(const Attachments&) = delete;
   Attachments& operator=(const Attachments&) = delete;
   ~Attachments();
@@ -44,21 +45,16 @@ class Attachments {
   // Called when the attachment ends. kNotFound: it has.
   Result<> Wait(const std::string& id, Waiter waiter);
   void Write(LogFile::Stream stream, std::string_view bytes);
-  // No client writes to stdin any more.
-  void CloseStdin();
   // The container has ended: so have the attachments, but what is queued for a client that reads still reaches it.
   void Finish();
 
  private:
   struct Client;
   void Drop(const std::string& id, bool too_slow);
-  void OnStdinEnd(const std::string& id);
 
   sys::EventLoop* loop_;
   Scratch* scratch_;
-  std::function<void()> on_stdin_end_;
   std::map<std::string, std::unique_ptr<Client>> clients_;
-  std::shared_ptr<int> alive_ = std::make_shared<int>(0);  // what is posted to the loop may outlive this
 };
 
 }  // namespace caisson::task

@@ -218,7 +218,6 @@ class Service {
       create->log_path = options.log_path();
       create->log_max_line_bytes = static_cast<size_t>(std::max<int64_t>(0, options.log_max_line_bytes()));
       create->stdio.keep_stdin = options.stdin();
-      create->stdin_once = options.stdin_once();
       create->stdio.terminal = options.terminal();
       create->stdio.in_path = create->stdio.out_path = create->stdio.err_path = "";
     } else if (any.type_url().ends_with("containerd.runc.v1.Options")) {

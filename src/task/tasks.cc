@@ -137,7 +137,6 @@ Result<> Tasks::OpenLog(const CreateRequest& request, Task* task) {
   StdioRequest& stdio = task->init.stdio;
   if (!request.own_stdio) return {};
   task->own_stdio = true;
-  task->stdin_once = request.stdin_once && !stdio.terminal;
   if (!request.log_path.empty()) task->log = TRY(LogFile::Open(request.log_path, request.log_max_line_bytes, &scratch_));
   // Without a log too somebody has to read, or the container would stand still when its pipe is full.
   auto sink = [task](LogFile::Stream stream) {
@@ -294,11 +293,7 @@ Result<bool> Tasks::Attach(Task* task, const std::string& attach_id, const Attac
   if (!task->own_stdio) return MakeError(Code::kFailedPrecondition, "the stdio of container '{}' is another's", task->id);
   if (task->init.exited || task->init.started_at_nanos == 0) return MakeError(Code::kFailedPrecondition, "container '{}' is not running", task->id);
   if (!task->attachments) {
-    task->attachments = std::make_unique<Attachments>(loop_, &scratch_, [task] {
-      if (!task->stdin_once) return;
-      task->init.CloseStdin();
-      task->attachments->CloseStdin();
-    });
+    task->attachments = std::make_unique<Attachments>(loop_, &scratch_);
     Wait(&task->init, [task](const Process&) { task->attachments->Finish(); });
   }
   UniqueFd writer;

@@ -29,8 +29,7 @@ namespace caisson::task {
 struct Task {
   std::string id, bundle;
   std::unique_ptr<oci::Container> container;
-  bool own_stdio = false;   // its output comes to us
-  bool stdin_once = false;  // its stdin ends with the first client that was attached to it
+  bool own_stdio = false;  // its output comes to us
   std::unique_ptr<LogFile> log;
   Process init;
   std::unique_ptr<Attachments> attachments;  // since the first client; goes before init's stdio
@@ -56,7 +55,6 @@ struct CreateRequest {
   StdioRequest stdio;    // without sinks
   bool systemd_cgroup = false;
   bool own_stdio = false;  // we keep the stdio: log_path, or dropped; else stdio's paths, or /dev/null
-  bool stdin_once = false;
   std::string log_path;  // output goes there in the CRI's format
   size_t log_max_line_bytes = 0;
 };
