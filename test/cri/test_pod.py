@@ -110,10 +110,12 @@ def test_exec_sync_output_is_bounded(pods):
 
 def test_stop_container_signal_then_kill(daemon, pods):
     pod = pods.run_pod()
-    polite = pods.start(pod, ["sh", "-c", "trap 'exit 5' TERM; while :; do usleep 10000; done"])
+    polite = pods.start(pod, ["sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do usleep 10000; done"])
+    pods.wait_line(polite, "ready")
     daemon.client.StopContainer(container_id=polite, timeout=20)
     assert pods.status(polite).exit_code == 5
-    deaf = pods.start(pod, ["sh", "-c", "trap '' TERM; while :; do usleep 10000; done"])
+    deaf = pods.start(pod, ["sh", "-c", "trap '' TERM; echo ready; while :; do usleep 10000; done"])
+    pods.wait_line(deaf, "ready")
     daemon.client.StopContainer(container_id=deaf, timeout=1)
     assert pods.status(deaf).exit_code == 137
     daemon.client.StopContainer(container_id=deaf, timeout=1)

@@ -124,11 +124,22 @@ def check_program(program, arguments):
         command.append(arguments.pop(0))
     done = subprocess.run([*command, "--help"], stdout=subprocess.PIPE, text=True)
     assert done.returncode == 0, command
+    words = 0
     for argument in arguments:
-        if argument == "--":
+        # What follows is the container's command.
+        words += not argument.startswith("-")
+        if argument == "--" or (command[-1] in ("exec", "run") and words == 2):
             return
         if argument.startswith("-") and argument not in HIDDEN:
-            assert re.search(rf"(^|[ ,]){re.escape(argument.split('=')[0])}\b", done.stdout, re.MULTILINE), (command, argument)
+            for flag in flags(argument):
+                assert re.search(rf"(^|[ ,]){re.escape(flag)}\b", done.stdout, re.MULTILINE), (command, flag)
+
+
+def flags(argument):
+    """"-it" is "-i" and "-t"."""
+    if argument.startswith("--"):
+        return [argument.split("=")[0]]
+    return ["-" + letter for letter in argument[1:]]
 
 
 def check_make(arguments):

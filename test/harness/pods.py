@@ -64,6 +64,12 @@ class Pods:
         wait_for(f"container {container} ends", lambda: self.status(container).state == exited, seconds)
         return self.status(container)
 
+    def wait_line(self, container, text, seconds=30):
+        """Until the container has written the line: what it does before is done then."""
+        path = self.status(container).log_path
+        wait_for(f"container {container} writes '{text}'",
+                 lambda: os.path.exists(path) and any(line.text == text for line in read_log(path)), seconds)
+
     def run(self, pod, command, **extra):
         """Runs to the end; returns (status, log lines)."""
         container = self.start(pod, command, **extra)

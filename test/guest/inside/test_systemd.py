@@ -58,7 +58,8 @@ def test_no_units_are_left(daemon, pods):
         except Exception as error:  # noqa: BLE001 - the last one fails to start
             assert "/no/such/program" in str(error)
     wait_for("systemd has let go of them", lambda: scopes() == [], 10)
-    running = pods.start(pod, ["sh", "-c", "trap 'exit 7' TERM; while :; do usleep 10000; done"])
+    running = pods.start(pod, ["sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do usleep 10000; done"])
+    pods.wait_line(running, "ready")
     assert len(scopes()) == 1
     systemctl("stop", f"caisson-{running}.scope")  # an administrator's doing
     assert pods.wait_exit(running).exit_code == 7
