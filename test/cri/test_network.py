@@ -8,7 +8,7 @@ import time
 
 import grpc
 import pytest
-from harness.daemon import CNI_BIN, bridge_conflist, cli
+from harness.daemon import CNI_BIN, HAS_CLI, bridge_conflist, cli
 from harness.pods import Pods
 from harness.registry import wait_for
 
@@ -304,8 +304,8 @@ def test_check_of_real_plugins_after_a_restart(make_daemon, registry):
     assert f"the network of pod {broken[0]} is not as it was made" in daemon.log_text()
     assert f"the network of pod {whole[0]}" not in daemon.log_text()
     assert all(pod.state == 0 for pod in daemon.client.ListPodSandbox().items)
-    inspected = json.loads(cli(daemon, "inspect", broken[0]).stdout)
-    assert "eth0" in json.dumps(inspected)
+    if HAS_CLI:
+        assert "eth0" in cli(daemon, "inspect", broken[0]).stdout
     daemon.remove_all()
     assert daemon.leaks_of_pods() == []
 

@@ -8,7 +8,7 @@ import subprocess
 
 import grpc
 import pytest
-from harness.daemon import cli
+from harness.daemon import HAS_CLI, cli
 from harness.images import Image, busybox_layer, entry, tar_layer
 from harness.pods import Pods
 from harness.registry import wait_for
@@ -132,6 +132,7 @@ def test_a_pull_on_a_full_disk_then_room(small, registry):
     pull(daemon, registry.busybox)
 
 
+@pytest.mark.skipif(not HAS_CLI, reason="this build has no caisson command")
 def test_an_import_that_does_not_fit(small, folder):
     daemon, disk = small("root")
     big_image(40, 2).write_layout(f"{folder}/layout")

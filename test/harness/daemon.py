@@ -195,6 +195,10 @@ class Daemon:
                         pass
 
 
+# The thread sanitizer's build is of the daemon alone.
+HAS_CLI = os.path.exists(f"{BIN}/caisson")
+
+
 def cli(daemon, *args, timeout=120, **kw):
     """Runs the `caisson` command against the daemon."""
     return subprocess.run([f"{BIN}/caisson", "--socket", daemon.socket, *args], stdout=subprocess.PIPE,
