@@ -296,8 +296,8 @@ Result<int> RunStream(const std::string& url, const StreamOptions& options) {
   if (terminal) raw.emplace();
   StreamSession session(remote, terminal);
   session.Start();
+  auto input = std::make_shared<Input>(loop);  // until the loop has ended: its handlers know it
   if (options.in) {
-    auto input = std::make_shared<Input>(loop);
     input->on_chunk = [&session, raw_input = input.get()](std::string chunk) {
       session.SendInput(std::move(chunk), [raw_input] { raw_input->sent.release(); });
     };

@@ -52,7 +52,10 @@ Result<std::unique_ptr<Events::Client>> Events::Listen() {
     kept.swap(kept_);
     clients_.push_back(client.get());
   }
-  for (Message& event : kept) describe_(event.pod_sandbox_status().id(), &event);
+  for (Message& event : kept) {
+    std::string pod_id = event.pod_sandbox_status().id();  // which is replaced
+    describe_(pod_id, &event);
+  }
   std::lock_guard lock(mutex_);
   client->queue_.insert(client->queue_.begin(), std::make_move_iterator(kept.begin()), std::make_move_iterator(kept.end()));
   return client;

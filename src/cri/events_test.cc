@@ -25,6 +25,7 @@ class EventsTest : public testing::Test {
   void Add(const std::string& id) { events_.Add(v1::CONTAINER_STARTED_EVENT, id, "pod-of-" + id); }
 
   Events events_{[](const std::string& pod_id, Events::Message* event) {
+    event->mutable_pod_sandbox_status()->Clear();
     event->mutable_pod_sandbox_status()->set_id(pod_id);
     event->add_containers_statuses()->set_id("described");
   }};
