@@ -21,7 +21,7 @@ constexpr int kMaxLinks = 40;  // as the kernel (path_resolution(7))
 Result<std::string> ReadRegular(const UniqueFd& found, const struct stat& info, const std::string& path) {
   if (!S_ISREG(info.st_mode)) return std::string();
   // FindInLayers' descriptors are O_PATH.
-  UniqueFd file(open(fmt::format("/proc/self/fd/{}", found.get()).c_str(), O_RDONLY | O_CLOEXEC));
+  UniqueFd file(open(sys::FdPath(found.get()).c_str(), O_RDONLY | O_CLOEXEC));
   if (!file) return ErrnoError("open '{}' of the image", path);
   auto content = sys::ReadAll(file.get(), limits::kUserFileBytes);
   if (!content) return std::move(content.error()).Within(fmt::format("'{}' of the image", path));

@@ -13,6 +13,7 @@
 #include "base/limits.h"
 #include "caisson/pod/v1/pod.pb.h"
 #include "containerd/task_v3.pb.h"
+#include "cri/exec_request.h"
 #include "sys/path.h"
 
 namespace caisson::cri {
@@ -55,10 +56,7 @@ class ExecSession : public StreamSession {
 
   template <class Request>
   Request For() const {
-    Request request;
-    request.set_id(setup_.container->id());
-    request.set_exec_id(setup_.id);
-    return request;
+    return ExecRequest<Request>(setup_.container->id(), setup_.id);
   }
 
   Result<> Open() override {
@@ -116,12 +114,7 @@ class ExecSession : public StreamSession {
     Call<wkt::Empty>(service::kTask, "CloseIO", request, 0, [](Result<wkt::Empty>) {});
   }
 
-  task::KillRequest KillRequest() const {
-    auto request = For<task::KillRequest>();
-    request.set_signal(SIGKILL);
-    request.set_all(true);
-    return request;
-  }
+  task::KillRequest KillRequest() const { return KillExec(setup_.container->id(), setup_.id); }
 
   void End() override {
     if (exited_) return Delete();

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cri/streaming.h"
 
-#include <signal.h>
 #include <sys/stat.h>
 
 #include <chrono>
@@ -16,6 +15,7 @@
 #include "containerd/runc_options.pb.h"
 #include "containerd/task_v3.pb.h"
 #include "cri/exec_id.h"
+#include "cri/exec_request.h"
 #include "cri/pod_connect.h"
 #include "cri/stream_session.h"
 
@@ -38,24 +38,13 @@ stream::ServerOptions ServerOptions(const StreamingSettings& settings) {
   return options;
 }
 
-template <class Request>
-Request For(const std::string& container_id, const std::string& exec_id) {
-  Request request;
-  request.set_id(container_id);
-  request.set_exec_id(exec_id);
-  return request;
-}
-
 // Kill, and for a process of Exec Wait and Delete; on the thread of the companions' connections, which nothing here holds up.
 void EndStale(const std::shared_ptr<ShimClient>& shim, const std::string& container, const std::string& exec, bool forget) {
-  auto kill = For<task::KillRequest>(container, exec);
-  kill.set_signal(SIGKILL);
-  kill.set_all(true);
-  shim->ttrpc().Call(service::kTask, "Kill", kill.SerializeAsString(), kStaleMillis, [=](Result<std::string>) {
+  shim->ttrpc().Call(service::kTask, "Kill", KillExec(container, exec).SerializeAsString(), kStaleMillis, [=](Result<std::string>) {
     if (!forget) return;
-    auto wait = For<task::WaitRequest>(container, exec).SerializeAsString();
+    auto wait = ExecRequest<task::WaitRequest>(container, exec).SerializeAsString();
     shim->ttrpc().Call(service::kTask, "Wait", wait, kStaleMillis, [=](Result<std::string>) {
-      auto remove = For<task::DeleteRequest>(container, exec).SerializeAsString();
+      auto remove = ExecRequest<task::DeleteRequest>(container, exec).SerializeAsString();
       shim->ttrpc().Call(service::kTask, "Delete", remove, kStaleMillis, [](Result<std::string>) {});
     });
   });

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cri/rpc/rpc.h"
 
-#include <signal.h>
-
 #include <chrono>
 #include <condition_variable>
 #include <limits>
@@ -11,12 +9,10 @@
 #include "base/limits.h"
 #include "base/scope_exit.h"
 #include "caisson/pod/v1/pod.pb.h"
-#include "containerd/task_v3.pb.h"
+#include "cri/exec_request.h"
 
 namespace caisson::cri {
 namespace {
-
-namespace task = containerd::task::v3;
 
 // The companion ends the process at the timeout; its answer then still has to travel.
 constexpr int64_t kGraceMillis = 10'000;
@@ -89,11 +85,7 @@ Result<v1::ExecSyncResponse> ExecSync(Context& context, const v1::ExecSyncReques
   int64_t wait = timeout > 0 ? timeout * 1000 + kGraceMillis : std::numeric_limits<int32_t>::max();
   // Nobody will hear of it any more: the process goes with all that came of it.
   ScopeExit kill([&] {
-    task::KillRequest end;
-    end.set_id(container->id());
-    end.set_exec_id(exec.exec_id());
-    end.set_signal(SIGKILL);
-    end.set_all(true);
+    auto end = KillExec(container->id(), exec.exec_id());
     shim->ttrpc().Call(service::kTask, "Kill", end.SerializeAsString(), kGraceMillis, [](Result<std::string>) {});
   });
   auto done = TRY(Collect(*shim, exec, wait, cancelled));

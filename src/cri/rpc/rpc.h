@@ -64,8 +64,6 @@ v1::ContainerStatus ContainerStatusOf(const ContainerRecord& record);
 
 // The container if it runs; else kFailedPrecondition, or kNotFound.
 Result<ContainerPtr> RunningContainer(Context& context, const std::string& id);
-// kInvalidArgument for what Exec and Attach cannot be asked for.
-Result<> CheckStreams(std::string_view verb, bool tty, bool in, bool out, bool err);
 
 // The image of a name, or none.
 Result<std::optional<image::Image>> FindImage(Context& context, const std::string& name);
