@@ -229,6 +229,10 @@ def test_attach_two_at_once(daemon, pods):
     container = pods.start(pod, ["sh", "-c", "while read line; do echo \"got $line\"; echo err >&2; done; echo eof; exit 4"],
                            stdin=True)
     first, second = (Session(attach_url(daemon, container, stdin=True)) for _ in range(2))
+    # Only its own line's answer tells a client that its attachment has begun.
+    for session, word in ((first, b"a"), (second, b"b")):
+        session.write(word + b"\n")
+        session.until(b"got " + word + b"\n")
     first.write(b"one\n")
     first.until(b"got one\n"), second.until(b"got one\n")
     second.write(b"two\n")
@@ -239,15 +243,15 @@ def test_attach_two_at_once(daemon, pods):
     first.vanish()
     second.write(b"four\n")
     second.until(b"got four\n")
-    third = Session(attach_url(daemon, container))
-    second.write(b"five\n")
+    third = Session(attach_url(daemon, container, stdin=True))
+    third.write(b"five\n")
     third.until(b"got five\n")
     assert b"four" not in third.got[STDOUT]
     daemon.client.StopContainer(container_id=container, timeout=0)
     for session in (second, third):
         assert session.finish()[0] == 0 and session.got[2].endswith(b"err\n")
     log = [line.text for line in pods.log(pods.status(container).log_path) if line.stream == "stdout"]
-    assert log == [f"got {word}" for word in ("one", "two", "three", "four", "five")]
+    assert log == [f"got {word}" for word in ("a", "b", "one", "two", "three", "four", "five")]
 
 
 def test_attach_stdin_once(daemon, pods):
