@@ -41,6 +41,15 @@ def make_daemon(registry):
     yield from _make_daemons()
 
 
+@pytest.fixture
+def alone(make_daemon, registry):
+    """A daemon for one test, with busybox pulled."""
+    daemon = make_daemon()
+    daemon.image = registry.busybox
+    daemon.client.PullImage(image={"image": registry.busybox})
+    return daemon
+
+
 def _make_daemons():
     made = []
 

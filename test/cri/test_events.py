@@ -49,14 +49,6 @@ class Listener:
         assert not self._thread.is_alive()
 
 
-@pytest.fixture
-def alone(make_daemon, registry):
-    daemon = make_daemon()
-    daemon.image = registry.busybox
-    daemon.client.PullImage(image={"image": registry.busybox})
-    return daemon
-
-
 def test_a_pods_life(alone):
     pods = Pods(alone)
     listener, other = Listener(alone), Listener(alone)

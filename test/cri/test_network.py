@@ -8,6 +8,7 @@ import time
 
 import grpc
 import pytest
+from harness.cni import calls
 from harness.daemon import CNI_BIN, HAS_CLI, bridge_conflist, cli
 from harness.pods import Pods
 from harness.registry import wait_for
@@ -44,17 +45,6 @@ test "$CNI_COMMAND" = ADD && echo '{"cniVersion":"1.0.0","interfaces":[{"name":"
   "ips":[{"address":"10.99.0.5/24","interface":0}]}'
 exit 0
 """
-
-
-def calls(daemon, command):
-    """[(netns, input)] of the recorder's calls of one command, oldest first."""
-    found = []
-    for name in sorted((n for n in os.listdir(daemon.folder) if n.startswith("call-")), key=lambda n: int(n[5:])):
-        with open(f"{daemon.folder}/{name}") as f:
-            verb, netns, text = f.read().split("\n", 2)
-        if verb == command:
-            found.append((netns, json.loads(text)))
-    return found
 
 
 def test_no_network_then_one_appears(make_daemon, registry):

@@ -13,14 +13,6 @@ from harness.registry import wait_for
 from test_network import custom
 
 
-@pytest.fixture
-def alone(make_daemon, registry):
-    daemon = make_daemon()
-    daemon.image = registry.busybox
-    daemon.client.PullImage(image={"image": registry.busybox})
-    return daemon
-
-
 def restart(daemon):
     daemon.kill()
     daemon.start()

@@ -13,6 +13,7 @@ import uuid
 
 import grpc
 import pytest
+from harness.cni import calls
 from harness.daemon import Daemon
 from harness.leaks import Leaks
 from harness.pods import Pods, read_log
@@ -80,16 +81,6 @@ def custom(make_daemon, registry):
     daemon.image = registry.busybox
     daemon.start()
     return daemon
-
-
-def calls(daemon, command):
-    found = []
-    for name in sorted((n for n in os.listdir(daemon.folder) if n.startswith("call-")), key=lambda n: int(n[5:])):
-        with open(f"{daemon.folder}/{name}") as f:
-            verb, netns, text = f.read().split("\n", 2)
-        if verb == command:
-            found.append((netns, json.loads(text)))
-    return found
 
 
 def test_pods_of_before(make_daemon, registry):
