@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-# caisson_library(NAME [PATHS dir...] [EXCLUDE file...] [LINK lib...])
+# caisson_library(NAME [PATHS dir...] [EXCLUDE file...] [LINK lib...] [UNITY_PRELUDE line])
 #   A static library of every .cc in src/NAME but *_test.cc, *_fuzz.cc and main.cc, and its tests:
 #   *_test.cc make NAME_test (label unit), *_root_test.cc make NAME_root_test (label root; skips when not root),
 #   *_net_test.cc make NAME_net_test (label net: they run servers on loopback).
+#   UNITY_PRELUDE: a line of C++ before each source in a unity build.
 # caisson_executable(NAME [STATIC] SOURCES ... LINK ...)
 # caisson_fuzzer(NAME SOURCE file LINK lib...)   a libFuzzer target and a smoke run of it; only with CAISSON_FUZZERS.
 
@@ -12,7 +13,7 @@ function(caisson_source_includes target scope)
 endfunction()
 
 function(caisson_library name)
-  cmake_parse_arguments(A "" "" "PATHS;EXCLUDE;LINK;TEST_LINK" ${ARGN})
+  cmake_parse_arguments(A "" "" "PATHS;EXCLUDE;LINK;TEST_LINK;UNITY_PRELUDE" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
   foreach(dir ${A_PATHS})
     file(GLOB more CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${dir}/*.cc)
@@ -32,6 +33,8 @@ function(caisson_library name)
 
   add_library(caisson_${name} STATIC ${sources})
   caisson_source_includes(caisson_${name} PUBLIC)
+  # Several sources in one translation unit where the preset says so (the sanitizers' builds): most of a build is headers.
+  set_target_properties(caisson_${name} PROPERTIES UNITY_BUILD_BATCH_SIZE 8 UNITY_BUILD_CODE_BEFORE_INCLUDE "${A_UNITY_PRELUDE}")
   target_link_libraries(caisson_${name} PUBLIC ${A_LINK})
   if(CAISSON_TESTS)
     if(tests)
@@ -51,6 +54,7 @@ function(caisson_test name)
   add_executable(${name} ${A_SOURCES})
   caisson_source_includes(${name} PRIVATE)
   target_link_libraries(${name} PRIVATE ${A_LINK} GTest::gmock GTest::gtest_main)
+  set_target_properties(${name} PROPERTIES UNITY_BUILD OFF)  # tests call their own things by the same short names
   target_compile_definitions(${name} PRIVATE CAISSON_SOURCE_DIR="${CMAKE_SOURCE_DIR}"
                                              CAISSON_BINARY_DIR="${CMAKE_BINARY_DIR}")
   add_test(NAME ${CAISSON_TEST_PREFIX}${name} COMMAND ${name})

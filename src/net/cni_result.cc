@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/strings.h"
+#include "net/bad.h"
 #include "net/conflist.h"
 
 namespace caisson::net {
@@ -16,11 +17,6 @@ namespace {
 
 constexpr size_t kErrorTextBytes = 1024;
 constexpr size_t kNameBytes = 256;
-
-template <class... Args>
-Error Bad(fmt::format_string<Args...> format, Args&&... args) {
-  return MakeError(Code::kInvalidArgument, format, std::forward<Args>(args)...);
-}
 
 // "10.1.2.3/24" or "fd00::1/64".
 struct Address {

@@ -8,6 +8,7 @@
 #include "base/id.h"
 #include "base/json.h"
 #include "base/limits.h"
+#include "net/bad.h"
 
 namespace caisson::net {
 namespace {
@@ -15,11 +16,6 @@ namespace {
 constexpr std::array<std::string_view, 5> kVersions = {"0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"};
 constexpr size_t kMaxTypeBytes = 255;  // NAME_MAX
 constexpr size_t kMaxCapabilities = 64;
-
-template <class... Args>
-Error Bad(fmt::format_string<Args...> format, Args&&... args) {
-  return MakeError(Code::kInvalidArgument, format, std::forward<Args>(args)...);
-}
 
 size_t RankOf(std::string_view version) {
   return static_cast<size_t>(std::find(kVersions.begin(), kVersions.end(), version) - kVersions.begin());

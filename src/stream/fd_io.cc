@@ -14,7 +14,7 @@ namespace {
 namespace asio = boost::asio;
 using boost::system::error_code;
 
-constexpr size_t kReadBytes = 32 << 10;
+constexpr size_t kFdReadBytes = 32 << 10;
 constexpr int kReadsInARow = 8;  // then the other clients' turn
 
 Result<> Adopt(UniqueFd fd, asio::posix::stream_descriptor* descriptor) {
@@ -54,7 +54,7 @@ void FdReader::Wait() {
 
 void FdReader::Read() {
   // Of the thread, not of each reader: nothing stays in it after the callback.
-  thread_local char buffer[kReadBytes];
+  thread_local char buffer[kFdReadBytes];
   for (int i = 0; i < kReadsInARow && !paused_ && !stopped_; ++i) {
     ssize_t got = read(fd_.native_handle(), buffer, sizeof buffer);
     if (got < 0 && errno == EINTR) continue;
