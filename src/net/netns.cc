@@ -119,7 +119,8 @@ Result<std::vector<InterfaceStats>> ReadInterfaceStats(const std::string& netns_
     std::vector<sys::Link> links = TRY(socket.Links(limits::kNetnsInterfaces));
     for (sys::Link& link : links) {
       if (link.flags & IFF_LOOPBACK) continue;
-      all.push_back({std::move(link.name), link.rx_bytes, link.rx_errors, link.tx_bytes, link.tx_errors});
+      all.push_back({std::move(link.name), link.rx_bytes, link.rx_errors, link.tx_bytes, link.tx_errors, link.rx_packets,
+                     link.rx_dropped, link.tx_packets, link.tx_dropped});
     }
     return {};
   }));

@@ -24,6 +24,7 @@ bool IsNetns(const std::string& path);
 struct InterfaceStats {
   std::string name;
   uint64_t rx_bytes = 0, rx_errors = 0, tx_bytes = 0, tx_errors = 0;
+  uint64_t rx_packets = 0, rx_dropped = 0, tx_packets = 0, tx_dropped = 0;
 };
 // Of every interface but lo, at most limits::kNetnsInterfaces.
 Result<std::vector<InterfaceStats>> ReadInterfaceStats(const std::string& netns_path);

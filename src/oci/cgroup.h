@@ -97,7 +97,7 @@ struct Psi {
   PsiLine some, full;
 };
 
-// kUsage: the total CPU time, the memory but for its extremes and events, the number of processes. Far fewer files.
+// kUsage: the total CPU time, the memory but for its extremes and events, the number of processes, pressure. Far fewer files.
 enum class StatsPart { kUsage, kAll };
 
 // What the group has used. A value that the host does not account is not set (or 0 in the plain fields).

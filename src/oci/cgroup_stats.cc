@@ -106,6 +106,7 @@ uint64_t V1Limit(uint64_t value) { return value >= uint64_t{INT64_MAX} / 65536 *
 
 Result<> CpuV1(const V1Dirs& dirs, StatsPart part, CgroupStats::Cpu* cpu) {
   cpu->usage_nanos = TRY(NumberIfThere(dirs.cpuacct, "/cpuacct.usage")).value_or(0);
+  cpu->psi = TRY(PsiIfThere(dirs.unified, "/cpu.pressure"));
   if (part == StatsPart::kUsage) return {};
   cpu->user_nanos = TRY(NumberIfThere(dirs.cpuacct, "/cpuacct.usage_user")).value_or(0);
   cpu->system_nanos = TRY(NumberIfThere(dirs.cpuacct, "/cpuacct.usage_sys")).value_or(0);
@@ -114,7 +115,6 @@ Result<> CpuV1(const V1Dirs& dirs, StatsPart part, CgroupStats::Cpu* cpu) {
   cpu->periods = At(flat, "nr_periods");
   cpu->throttled_periods = At(flat, "nr_throttled");
   cpu->throttled_nanos = At(flat, "throttled_time");
-  cpu->psi = TRY(PsiIfThere(dirs.unified, "/cpu.pressure"));
   return {};
 }
 
@@ -145,12 +145,12 @@ Result<> MemoryV1(const V1Dirs& dirs, StatsPart part, CgroupStats::Memory* memor
   memory->page_faults = At(flat, "total_pgfault");
   memory->major_page_faults = At(flat, "total_pgmajfault");
   memory->working_set = WorkingSet(memory->usage, memory->inactive_file);
+  memory->psi = TRY(PsiIfThere(dirs.unified, "/memory.pressure"));
   if (part == StatsPart::kUsage) return {};
   memory->max_usage = TRY(NumberIfThere(dirs.memory, "/memory.max_usage_in_bytes")).value_or(0);
   memory->fail_count = TRY(NumberIfThere(dirs.memory, "/memory.failcnt")).value_or(0);
   memory->kernel = TRY(NumberIfThere(dirs.memory, "/memory.kmem.usage_in_bytes")).value_or(0);
   memory->oom_kills = FlatKey(TRY(ReadIfThere(dirs.memory, "/memory.oom_control")), "oom_kill").value_or(0);
-  memory->psi = TRY(PsiIfThere(dirs.unified, "/memory.pressure"));
   return {};
 }
 
@@ -209,13 +209,13 @@ Result<> MemoryV2(const std::string& dir, StatsPart part, CgroupStats::Memory* m
   memory->page_faults = At(flat, "pgfault");
   memory->major_page_faults = At(flat, "pgmajfault");
   memory->working_set = WorkingSet(memory->usage, memory->inactive_file);
+  memory->psi = TRY(PsiIfThere(dir, "/memory.pressure"));
   if (part == StatsPart::kUsage) return {};
   memory->max_usage = TRY(NumberIfThere(dir, "/memory.peak")).value_or(0);
   std::string events = TRY(ReadIfThere(dir, "/memory.events"));
   memory->fail_count = FlatKey(events, "max").value_or(0);
   memory->oom_events = FlatKey(events, "oom").value_or(0);
   memory->oom_kills = FlatKey(events, "oom_kill").value_or(0);
-  memory->psi = TRY(PsiIfThere(dir, "/memory.pressure"));
   return {};
 }
 
@@ -278,10 +278,10 @@ Result<CgroupStats> ReadStatsV1(const V1Dirs& dirs, StatsPart part) {
   TRY(CpuV1(dirs, part, &stats.cpu));
   TRY(MemoryV1(dirs, part, &stats.memory));
   TRY(PidsOf(dirs.pids, part, &stats.pids));
+  stats.io_psi = TRY(PsiIfThere(dirs.unified, "/io.pressure"));
   if (part == StatsPart::kUsage) return stats;
   ParseBlkio(TRY(ReadIfThere(dirs.blkio, "/blkio.throttle.io_service_bytes_recursive")), false, &stats.io);
   ParseBlkio(TRY(ReadIfThere(dirs.blkio, "/blkio.throttle.io_serviced_recursive")), true, &stats.io);
-  stats.io_psi = TRY(PsiIfThere(dirs.unified, "/io.pressure"));
   TRY(Hugetlb(dirs.hugetlb, false, &stats.hugetlb));
   return stats;
 }
@@ -299,10 +299,10 @@ Result<CgroupStats> ReadStatsV2(const std::string& dir, StatsPart part) {
   stats.cpu.throttled_nanos = At(flat, "throttled_usec") * 1000;
   TRY(MemoryV2(dir, part, &stats.memory));
   TRY(PidsOf(dir, part, &stats.pids));
-  if (part == StatsPart::kUsage) return stats;
   stats.cpu.psi = TRY(PsiIfThere(dir, "/cpu.pressure"));
-  stats.io = ParseIoStat(TRY(ReadIfThere(dir, "/io.stat")));
   stats.io_psi = TRY(PsiIfThere(dir, "/io.pressure"));
+  if (part == StatsPart::kUsage) return stats;
+  stats.io = ParseIoStat(TRY(ReadIfThere(dir, "/io.stat")));
   TRY(Hugetlb(dir, true, &stats.hugetlb));
   return stats;
 }

@@ -113,7 +113,7 @@ TEST_F(TreeTest, StatsV2) {
   EXPECT_EQ(usage->cpu.usage_nanos, 10'000u);
   EXPECT_EQ(usage->memory.working_set, 3500u);
   EXPECT_EQ(usage->pids.current, 3u);
-  EXPECT_FALSE(usage->memory.psi);
+  EXPECT_TRUE(usage->memory.psi);
   EXPECT_TRUE(usage->io.empty());
   Put("memory.current", "rubbish\n");
   EXPECT_EQ(ReadStatsV2(root_, StatsPart::kAll).error().code, Code::kDataLoss);

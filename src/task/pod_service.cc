@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "caisson/pod/v1/pod.pb.h"
+#include "oci/cgroup.h"
 #include "task/sync_exec.h"
 
 namespace caisson::task {
@@ -32,19 +33,74 @@ void WaitAttach(Tasks* tasks, const v1::WaitAttachRequest& request, std::functio
   if (!waits) respond(std::move(waits.error()));
 }
 
-void FillStats(const std::string& id, const oci::CgroupStats& stats, v1::ContainerStats* out) {
-  out->set_container_id(id);
-  out->set_cpu_usage_nanos(stats.cpu.usage_nanos);
-  out->set_memory_usage_bytes(stats.memory.usage);
-  out->set_memory_working_set_bytes(stats.memory.working_set);
-  out->set_memory_rss_bytes(stats.memory.rss);
-  out->set_memory_page_faults(stats.memory.page_faults);
-  out->set_memory_major_page_faults(stats.memory.major_page_faults);
-  out->set_memory_limit_bytes(stats.memory.limit == UINT64_MAX ? 0 : stats.memory.limit);
-  out->set_pids(stats.pids.current);
-  out->set_swap_usage_bytes(stats.memory.swap_usage.value_or(0));
-  out->set_swap_limit_bytes(stats.memory.swap_limit.value_or(0));
-  out->set_timestamp_nanos(stats.at_nanos);
+void FillPressure(const std::optional<oci::Psi>& psi, v1::Pressure* (v1::ContainerStats::*add)(), v1::ContainerStats* out) {
+  if (!psi) return;
+  v1::Pressure* pressure = (out->*add)();
+  auto fill = [](const oci::PsiLine& line, v1::PressureLine* to) {
+    to->set_total_micros(line.total_usec);
+    to->set_avg10(static_cast<uint32_t>(line.avg10));
+    to->set_avg60(static_cast<uint32_t>(line.avg60));
+    to->set_avg300(static_cast<uint32_t>(line.avg300));
+  };
+  fill(psi->some, pressure->mutable_some());
+  fill(psi->full, pressure->mutable_full());
+}
+
+void FillDetail(const oci::CgroupStats& stats, v1::ContainerDetail* out) {
+  out->set_cpu_user_nanos(stats.cpu.user_nanos);
+  out->set_cpu_system_nanos(stats.cpu.system_nanos);
+  out->set_cpu_periods(stats.cpu.periods);
+  out->set_cpu_throttled_periods(stats.cpu.throttled_periods);
+  out->set_cpu_throttled_nanos(stats.cpu.throttled_nanos);
+  out->set_memory_cache_bytes(stats.memory.cache);
+  out->set_memory_kernel_bytes(stats.memory.kernel);
+  out->set_memory_mapped_file_bytes(stats.memory.mapped_file);
+  out->set_memory_active_file_bytes(stats.memory.active_file);
+  out->set_memory_inactive_file_bytes(stats.memory.inactive_file);
+  out->set_memory_max_usage_bytes(stats.memory.max_usage);
+  out->set_memory_fail_count(stats.memory.fail_count);
+  out->set_oom_kills(stats.memory.oom_kills);
+  out->set_pids_limit(stats.pids.limit);
+  for (const auto& device : stats.io) {
+    v1::BlockDeviceUse* use = out->add_devices();
+    use->set_major(device.major);
+    use->set_minor(device.minor);
+    use->set_read_bytes(device.read_bytes);
+    use->set_write_bytes(device.write_bytes);
+    use->set_reads(device.reads);
+    use->set_writes(device.writes);
+  }
+  for (const auto& pages : stats.hugetlb) {
+    v1::HugetlbUse* use = out->add_hugetlb();
+    use->set_page_size(pages.page_size);
+    use->set_usage_bytes(pages.usage);
+    use->set_max_bytes(pages.max);
+  }
+}
+
+Result<v1::ContainerStats> StatsOf(const Task& task, bool detail) {
+  oci::Cgroup* cgroup = task.container->cgroup();
+  oci::CgroupStats stats = TRY(cgroup->Stats(detail ? oci::StatsPart::kAll : oci::StatsPart::kUsage));
+  v1::ContainerStats out;
+  out.set_container_id(task.id);
+  out.set_cpu_usage_nanos(stats.cpu.usage_nanos);
+  out.set_memory_usage_bytes(stats.memory.usage);
+  out.set_memory_working_set_bytes(stats.memory.working_set);
+  out.set_memory_rss_bytes(stats.memory.rss);
+  out.set_memory_page_faults(stats.memory.page_faults);
+  out.set_memory_major_page_faults(stats.memory.major_page_faults);
+  out.set_memory_limit_bytes(stats.memory.limit == UINT64_MAX ? 0 : stats.memory.limit);
+  out.set_pids(stats.pids.current);
+  out.set_swap_usage_bytes(stats.memory.swap_usage.value_or(0));
+  out.set_swap_limit_bytes(stats.memory.swap_limit.value_or(0));
+  out.set_timestamp_nanos(stats.at_nanos);
+  FillPressure(stats.cpu.psi, &v1::ContainerStats::mutable_cpu_pressure, &out);
+  FillPressure(stats.memory.psi, &v1::ContainerStats::mutable_memory_pressure, &out);
+  FillPressure(stats.io_psi, &v1::ContainerStats::mutable_io_pressure, &out);
+  if (!detail) return out;
+  FillDetail(stats, out.mutable_detail());
+  out.mutable_detail()->set_processes(TRY(cgroup->Pids()).size());
+  return out;
 }
 
 Result<v1::StatsResponse> Stats(Tasks* tasks, const v1::StatsRequest& request) {
@@ -52,12 +108,12 @@ Result<v1::StatsResponse> Stats(Tasks* tasks, const v1::StatsRequest& request) {
   response.set_timestamp_nanos(NowNanos());
   if (!request.container_id().empty()) {
     Task* task = TRY(tasks->Find(request.container_id()));
-    FillStats(task->id, TRY(task->container->cgroup()->Stats(oci::StatsPart::kUsage)), response.add_containers());
+    *response.add_containers() = TRY(StatsOf(*task, request.detail()));
     return response;
   }
   for (const auto& [id, task] : tasks->all()) {
     // One that is just being removed has none.
-    if (auto stats = task->container->cgroup()->Stats(oci::StatsPart::kUsage)) FillStats(id, *stats, response.add_containers());
+    if (auto stats = StatsOf(*task, request.detail())) *response.add_containers() = std::move(*stats);
   }
   return response;
 }
