@@ -8,7 +8,6 @@
 #include <mutex>
 
 #include "base/clock.h"
-#include "caisson/pod/v1/pod.pb.h"
 #include "net/netns.h"
 
 namespace caisson::cri {
@@ -20,8 +19,6 @@ constexpr int64_t kLayerMillis = 1000;  // for layers that were never measured b
 constexpr int64_t kSlackMillis = 500;   // beyond the calls' own deadline, in case the loop is late
 constexpr const char* kDefaultInterface = "eth0";
 constexpr uint64_t kUnlimited = UINT64_MAX;
-
-using FiguresById = std::map<std::string, pod::v1::ContainerStats>;
 
 // Shared with the calls' callbacks, which may come after everybody has stopped waiting.
 struct Answers {
@@ -43,11 +40,9 @@ struct Answers {
   }
 };
 
-FiguresById AskCompanions(const std::vector<std::shared_ptr<ShimClient>>& shims, const std::string& container_id) {
+FiguresById AskCompanions(const std::vector<std::shared_ptr<ShimClient>>& shims, const pod::v1::StatsRequest& request) {
   auto answers = std::make_shared<Answers>();
   answers->pending = shims.size();
-  pod::v1::StatsRequest request;
-  request.set_container_id(container_id);
   for (const auto& shim : shims) {
     shim->ttrpc().Call(service::kPod, "Stats", request.SerializeAsString(), kFiguresMillis,
                        [answers](const Result<std::string>& payload) { answers->Take(payload); });
@@ -119,6 +114,18 @@ void AddMemory(const std::vector<ContainerFigures>& containers, v1::MemoryUsage*
   if (!all_limited) sum->clear_available_bytes();
 }
 
+// The CRI counts in nanoseconds and in percent.
+void SetPsi(const pod::v1::Pressure& pressure, v1::PsiStats* psi) {
+  auto set = [](const pod::v1::PressureLine& line, v1::PsiData* data) {
+    data->set_total(line.total_micros() * 1000);
+    data->set_avg10(line.avg10() / 100.0);
+    data->set_avg60(line.avg60() / 100.0);
+    data->set_avg300(line.avg300() / 100.0);
+  };
+  set(pressure.some(), psi->mutable_some());
+  set(pressure.full(), psi->mutable_full());
+}
+
 }  // namespace
 
 void SetFigures(const pod::v1::ContainerStats& figures, CpuRates* rates, v1::ContainerStats* message) {
@@ -129,6 +136,7 @@ void SetFigures(const pod::v1::ContainerStats& figures, CpuRates* rates, v1::Con
   if (auto rate = rates->Sample(figures.container_id(), at, figures.cpu_usage_nanos())) {
     cpu.mutable_usage_nano_cores()->set_value(*rate);
   }
+  if (figures.has_cpu_pressure()) SetPsi(figures.cpu_pressure(), cpu.mutable_psi());
   v1::MemoryUsage& memory = *message->mutable_memory();
   memory.set_timestamp(at);
   memory.mutable_working_set_bytes()->set_value(figures.memory_working_set_bytes());
@@ -140,6 +148,11 @@ void SetFigures(const pod::v1::ContainerStats& figures, CpuRates* rates, v1::Con
     uint64_t used = std::min(limit, figures.memory_working_set_bytes());
     memory.mutable_available_bytes()->set_value(limit - used);
   }
+  if (figures.has_memory_pressure()) SetPsi(figures.memory_pressure(), memory.mutable_psi());
+  if (figures.has_io_pressure()) {
+    message->mutable_io()->set_timestamp(at);
+    SetPsi(figures.io_pressure(), message->mutable_io()->mutable_psi());
+  }
   v1::SwapUsage& swap = *message->mutable_swap();
   swap.set_timestamp(at);
   swap.mutable_swap_usage_bytes()->set_value(figures.swap_usage_bytes());
@@ -148,19 +161,26 @@ void SetFigures(const pod::v1::ContainerStats& figures, CpuRates* rates, v1::Con
   }
 }
 
-std::vector<ContainerFigures> ReadFigures(Context& context, const std::vector<ContainerPtr>& containers) {
+FiguresById AskFigures(Context& context, const std::vector<ContainerPtr>& containers, bool detail) {
   std::map<std::string, std::shared_ptr<ShimClient>> shims;  // by pod
-  std::vector<std::string> keys;
   for (const ContainerPtr& container : containers) {
     auto record = container->Get();
-    keys.push_back(record->snapshot_key());
     if (record->state() == v1::CONTAINER_EXITED || shims.contains(record->pod_id())) continue;
     auto pod = context.pods.Find(record->pod_id());
     if (auto shim = pod ? (*pod)->shim() : nullptr) shims[record->pod_id()] = std::move(shim);
   }
   std::vector<std::shared_ptr<ShimClient>> asked;
   for (auto& [pod_id, shim] : shims) asked.push_back(shim);
-  FiguresById known = AskCompanions(asked, containers.size() == 1 ? containers.front()->id() : "");
+  pod::v1::StatsRequest request;
+  if (containers.size() == 1) request.set_container_id(containers.front()->id());
+  request.set_detail(detail);
+  return AskCompanions(asked, request);
+}
+
+std::vector<ContainerFigures> ReadFigures(Context& context, const std::vector<ContainerPtr>& containers) {
+  std::vector<std::string> keys;
+  for (const ContainerPtr& container : containers) keys.push_back(container->Get()->snapshot_key());
+  FiguresById known = AskFigures(context, containers, false);
   auto layers = context.writable_layers.Get(keys, kLayerMillis);
   std::string mountpoint = context.images.FilesystemPath();
   std::vector<ContainerFigures> figures;

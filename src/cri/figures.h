@@ -8,17 +8,19 @@
 #include <string>
 #include <vector>
 
+#include "caisson/pod/v1/pod.pb.h"
 #include "cri/context.h"
 #include "cri/v1/api.pb.h"
-
-namespace caisson::pod::v1 {
-class ContainerStats;
-}
 
 namespace caisson::cri {
 
 // How long a companion has for its answer.
 inline constexpr int64_t kFiguresMillis = 2000;
+
+using FiguresById = std::map<std::string, pod::v1::ContainerStats>;
+// What the companions of those of `containers` that have not ended say of them (and of others in the same pods); who does not
+// answer in time is left out. `detail`: as StatsRequest.
+FiguresById AskFigures(Context& context, const std::vector<ContainerPtr>& containers, bool detail);
 
 struct ContainerFigures {
   runtime::v1::ContainerStats message;

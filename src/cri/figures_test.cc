@@ -48,6 +48,20 @@ TEST(Figures, OfAContainer) {
   EXPECT_EQ(Message(later, &rates).cpu().usage_nano_cores().value(), 500'000'000u);
 }
 
+TEST(Figures, PressureInTheUnitsOfTheCri) {
+  CpuRates rates;
+  auto figures = Sample("a");
+  EXPECT_FALSE(Message(figures, &rates).cpu().has_psi());
+  EXPECT_FALSE(Message(figures, &rates).has_io());
+  auto& some = *figures.mutable_io_pressure()->mutable_some();
+  some.set_total_micros(7);
+  some.set_avg10(125);
+  auto message = Message(figures, &rates);
+  EXPECT_EQ(message.io().psi().some().total(), 7000u);
+  EXPECT_DOUBLE_EQ(message.io().psi().some().avg10(), 1.25);
+  EXPECT_FALSE(message.memory().has_psi());
+}
+
 TEST(Figures, WithoutALimitNothingIsAvailableToSay) {
   CpuRates rates;
   auto figures = Sample("a");

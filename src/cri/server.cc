@@ -24,7 +24,7 @@
 namespace caisson::cri {
 namespace {
 
-constexpr int64_t kAnswerMillis = 200;  // for answers that are being written when the server ends
+constexpr int64_t kLastAnswersMillis = 200;  // for answers that are being written when the server ends
 constexpr int64_t kEventMillis = 500;   // until a client's end is noticed
 constexpr size_t kPartBytes = 1 << 20;  // of a streamed list
 constexpr int kMaxReceiveBytes = 16 << 20;   // what the kubelet itself allows
@@ -88,21 +88,21 @@ grpc::Status Unimplemented(const char* verb) {
   grpc::Status Verb(grpc::ServerContext*, const v1::RequestType*, v1::ResponseType*) override {  \
     return Unimplemented(#Verb);                                                                 \
   }
-#define REFUSE_STREAM(Verb, RequestType, ResponseType)                                           \
-  grpc::Status Verb(grpc::ServerContext*, const v1::RequestType*, grpc::ServerWriter<v1::ResponseType>*) override { \
-    return Unimplemented(#Verb);                                                                 \
-  }
 
 // A list in parts, for clients whose messages are bounded.
-#define SERVE_LIST(Verb, ListVerb, list_field, part_field)                                                      \
+#define SERVE_PARTS(Verb, ListVerb, list_field, part_field, take_filter)                                        \
   grpc::Status Verb(grpc::ServerContext*, const v1::Verb##Request* request, grpc::ServerWriter<v1::Verb##Response>* writer) override { \
     v1::ListVerb##Request wanted;                                                                               \
-    *wanted.mutable_filter() = request->filter();                                                               \
+    take_filter(wanted, request);                                                                               \
     v1::ListVerb##Response all;                                                                                 \
     grpc::Status status = Serve(context_, calls_, #Verb, &cri::ListVerb, wanted, &all);                         \
     if (!status.ok()) return status;                                                                            \
     return WriteParts(*all.mutable_##list_field(), &v1::Verb##Response::add_##part_field, writer);              \
   }
+#define TAKE_FILTER(wanted, request) *wanted.mutable_filter() = request->filter()
+#define NO_FILTER(wanted, request) static_cast<void>(request)
+#define SERVE_LIST(Verb, ListVerb, list_field, part_field) SERVE_PARTS(Verb, ListVerb, list_field, part_field, TAKE_FILTER)
+#define SERVE_ALL(Verb, ListVerb, list_field, part_field) SERVE_PARTS(Verb, ListVerb, list_field, part_field, NO_FILTER)
 
 // Each part of about kPartBytes; an empty list is no part.
 template <class Item, class Part>
@@ -137,6 +137,7 @@ class RuntimeService final : public v1::RuntimeService::Service {
   SERVE(ListContainers)
   SERVE(ContainerStatus)
   SERVE(UpdateContainerResources)
+  SERVE(UpdatePodSandboxResources)
   SERVE(ReopenContainerLog)
   SERVE(Exec)
   SERVE(Attach)
@@ -145,6 +146,8 @@ class RuntimeService final : public v1::RuntimeService::Service {
   SERVE(ListContainerStats)
   SERVE(PodSandboxStats)
   SERVE(ListPodSandboxStats)
+  SERVE(ListMetricDescriptors)
+  SERVE(ListPodSandboxMetrics)
   SERVE(UpdateRuntimeConfig)
   SERVE(Status)
   SERVE(RuntimeConfig)
@@ -169,14 +172,11 @@ class RuntimeService final : public v1::RuntimeService::Service {
     return {grpc::StatusCode::CANCELLED, "the client has gone"};
   }
   REFUSE(CheckpointContainer, CheckpointContainerRequest, CheckpointContainerResponse)
-  REFUSE(ListMetricDescriptors, ListMetricDescriptorsRequest, ListMetricDescriptorsResponse)
-  REFUSE(ListPodSandboxMetrics, ListPodSandboxMetricsRequest, ListPodSandboxMetricsResponse)
-  REFUSE(UpdatePodSandboxResources, UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse)
   SERVE_LIST(StreamPodSandboxes, ListPodSandbox, items, pod_sandboxes)
   SERVE_LIST(StreamContainers, ListContainers, containers, containers)
   SERVE_LIST(StreamContainerStats, ListContainerStats, stats, container_stats)
   SERVE_LIST(StreamPodSandboxStats, ListPodSandboxStats, stats, pod_sandbox_stats)
-  REFUSE_STREAM(StreamPodSandboxMetrics, StreamPodSandboxMetricsRequest, StreamPodSandboxMetricsResponse)
+  SERVE_ALL(StreamPodSandboxMetrics, ListPodSandboxMetrics, pod_metrics, pod_sandbox_metrics)
 
  private:
   Context& context_;
@@ -258,7 +258,7 @@ class GrpcServer : public Server {
   void Stop(int64_t millis) override {
     if (context_.events != nullptr) context_.events->Close();
     calls_.Close(millis);
-    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(kAnswerMillis));
+    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(kLastAnswersMillis));
     server_->Wait();
   }
 

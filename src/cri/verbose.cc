@@ -42,11 +42,14 @@ std::string PodInfoJson(const PodRecord& record) {
   if (const auto& network = record.network(); network.checked_at_nanos() != 0) {
     check = {{"checkedAtNanos", network.checked_at_nanos()}, {"error", network.check_error()}};
   }
+  const auto& linux = record.config().linux();
   return DumpJson({{"pid", record.sandbox_pid()},
                    {"companionPid", record.shim_pid()},
                    {"netns", record.netns_path()},
                    {"runtimeHandler", record.resolved_handler()},
                    {"reason", record.reason()},
+                   {"resources", ToJson(record.has_resources() ? record.resources() : linux.resources())},
+                   {"overhead", ToJson(record.has_overhead() ? record.overhead() : linux.overhead())},
                    {"cniResult", std::move(cni)},
                    {"cniCheck", std::move(check)},
                    {"config", ToJson(record.config())}});

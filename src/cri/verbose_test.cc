@@ -34,8 +34,12 @@ TEST(Verbose, PodInfoNamesProcessAndNamespace) {
   record.set_sandbox_pid(7);
   record.set_netns_path("/run/x/netns/p");
   record.mutable_config()->mutable_metadata()->set_name("web");
+  record.mutable_config()->mutable_linux()->mutable_resources()->set_cpu_shares(5);
+  record.mutable_overhead()->set_cpu_shares(6);  // an update's
   auto info = ParseJson(PodInfoJson(record));
   ASSERT_TRUE(info);
+  EXPECT_EQ((*info)["resources"]["cpu_shares"], "5");
+  EXPECT_EQ((*info)["overhead"]["cpu_shares"], "6");
   EXPECT_EQ((*info)["pid"], 7);
   EXPECT_EQ((*info)["netns"], "/run/x/netns/p");
   EXPECT_EQ((*info)["config"]["metadata"]["name"], "web");

@@ -36,6 +36,7 @@ CAISSON_RPC(Attach);
 CAISSON_RPC(PortForward);
 CAISSON_RPC(ReopenContainerLog);
 CAISSON_RPC(UpdateContainerResources);
+CAISSON_RPC(UpdatePodSandboxResources);
 CAISSON_RPC(UpdateRuntimeConfig);
 
 // The daemon itself.
@@ -48,6 +49,8 @@ CAISSON_RPC(ContainerStats);
 CAISSON_RPC(ListContainerStats);
 CAISSON_RPC(PodSandboxStats);
 CAISSON_RPC(ListPodSandboxStats);
+CAISSON_RPC(ListMetricDescriptors);
+CAISSON_RPC(ListPodSandboxMetrics);
 
 // Images.
 CAISSON_RPC(ListImages);

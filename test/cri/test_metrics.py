@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs of metrics, pressure in the stats, and what the kubelet says of a pod's resources."""
+import json
+import os
+import time
+
+import grpc
+import pytest
+
+
+def values(metrics, name):
+    return [(list(m.label_values), m.value.value) for m in metrics if m.name == name]
+
+
+def container_metrics(daemon, pod, container):
+    [of_pod] = [m for m in daemon.client.ListPodSandboxMetrics().pod_metrics if m.pod_sandbox_id == pod[0]]
+    [of_container] = [m for m in of_pod.container_metrics if m.container_id == container]
+    return of_pod.metrics, of_container.metrics
+
+
+def test_values_fit_descriptors(daemon, pods):
+    pod = pods.run_pod()
+    container = pods.start(pod, ["sh", "-c", "cat /dev/zero | head -c 30000000 >/f; while :; do :; done"],
+                           linux={"resources": {"memory_limit_in_bytes": 64 << 20, "cpu_period": 100000, "cpu_quota": 50000}})
+    keys = {d.name: list(d.label_keys) for d in daemon.client.ListMetricDescriptors().descriptors}
+    end = time.monotonic() + 30
+    while True:
+        of_pod, of_container = container_metrics(daemon, pod, container)
+        [(labels, used)] = values(of_container, "container_cpu_usage_seconds_total")
+        throttled = values(of_container, "container_cpu_cfs_throttled_periods_total")[0][1]
+        if used >= 1 and throttled > 0:
+            break
+        assert time.monotonic() < end, (used, throttled)
+    for metric in [*of_pod, *of_container]:
+        assert len(metric.label_values) == len(keys[metric.name]), metric
+    name = pods.status(container).metadata.name
+    assert labels == [name, pod[1]["metadata"]["name"], "default", container, pods.image]
+    limit = values(of_container, "container_spec_memory_limit_bytes")
+    assert limit[0][1] == 64 << 20 and values(of_container, "container_spec_cpu_quota")[0][1] == 50000
+    assert values(of_container, "container_processes")[0][1] >= 1
+    assert values(of_container, "container_memory_working_set_bytes")[0][1] > 0
+    assert {labels[5] for labels, _ in values(of_container, "container_memory_failures_total")} == {"pgfault", "pgmajfault"}
+    assert [labels[3] for labels, _ in values(of_pod, "container_network_receive_bytes_total")] == ["eth0"]
+    streamed = [m.pod_sandbox_id for part in daemon.client.StreamPodSandboxMetrics() for m in part.pod_sandbox_metrics]
+    assert pod[0] in streamed
+    # What does not run any more has no metrics; a pod that is not ready neither.
+    daemon.client.StopContainer(container_id=container, timeout=0)
+    [of_pod] = [m for m in daemon.client.ListPodSandboxMetrics().pod_metrics if m.pod_sandbox_id == pod[0]]
+    assert len(of_pod.container_metrics) == 0
+    daemon.client.StopPodSandbox(pod_sandbox_id=pod[0])
+    assert pod[0] not in [m.pod_sandbox_id for m in daemon.client.ListPodSandboxMetrics().pod_metrics]
+
+
+def pressure_file(container_pid):
+    """The pressure of a process's cgroup, or None where the host does not account it."""
+    with open(f"/proc/{container_pid}/cgroup") as f:
+        path = [line.strip().split(":", 2)[2] for line in f if line.startswith("0::")][0]
+    for root in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup"):
+        if os.path.exists(f"{root}{path}/cpu.pressure"):
+            return f"{root}{path}/cpu.pressure"
+    return None
+
+
+def test_pressure(daemon, pods):
+    pod = pods.run_pod()
+    container = pods.start(pod, ["sh", "-c", "for i in 1 2 3 4; do while :; do :; done & done; wait"],
+                           linux={"resources": {"cpu_period": 100000, "cpu_quota": 10000}})
+    info = json.loads(daemon.client.ContainerStatus(container_id=container, verbose=True).info["info"])
+    path = pressure_file(info["pid"])
+    if path is None:
+        stats = daemon.client.ContainerStats(container_id=container).stats
+        assert not stats.cpu.HasField("psi") and not stats.HasField("io")
+        return
+    end = time.monotonic() + 30
+    while True:
+        stats = daemon.client.ContainerStats(container_id=container).stats
+        if stats.cpu.psi.Some.Total > 0:
+            break
+        assert time.monotonic() < end
+    with open(path) as f:
+        some = f.readline()
+    assert stats.cpu.psi.Some.Total <= int(some.split("total=")[1]) * 1000
+    assert stats.memory.HasField("psi") and stats.io.HasField("psi")
+    _, metrics = container_metrics(daemon, pod, container)
+    assert len(values(metrics, "container_pressure_cpu_waiting_seconds_total")) == 1
+
+
+def test_pod_resources_are_kept(daemon, pods):
+    pod = pods.run_pod(linux={"resources": {"cpu_shares": 5}})
+    daemon.client.UpdatePodSandboxResources(pod_sandbox_id=pod[0], overhead={"memory_limit_in_bytes": 1 << 20},
+                                            resources={"cpu_shares": 7})
+
+    def info():
+        return json.loads(daemon.client.PodSandboxStatus(pod_sandbox_id=pod[0], verbose=True).info["info"])
+    assert info()["resources"]["cpu_shares"] == "7" and info()["overhead"]["memory_limit_in_bytes"] == str(1 << 20)
+    # What is not said stays.
+    daemon.client.UpdatePodSandboxResources(pod_sandbox_id=pod[0], resources={"cpu_shares": 9})
+    assert info()["resources"]["cpu_shares"] == "9" and info()["overhead"]["memory_limit_in_bytes"] == str(1 << 20)
+    daemon.client.StopPodSandbox(pod_sandbox_id=pod[0])
+    with pytest.raises(grpc.RpcError) as error:
+        daemon.client.UpdatePodSandboxResources(pod_sandbox_id=pod[0], resources={"cpu_shares": 9})
+    assert error.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    with pytest.raises(grpc.RpcError) as error:
+        daemon.client.UpdatePodSandboxResources(pod_sandbox_id="missing", resources={"cpu_shares": 9})
+    assert error.value.code() == grpc.StatusCode.NOT_FOUND
