@@ -7,6 +7,7 @@
 #include "cri/events.h"
 #include "cri/exits.h"
 #include "cri/recovery.h"
+#include "cri/reload.h"
 #include "cri/resident.h"
 #include "cri/server.h"
 #include "cri/streaming.h"
@@ -159,7 +160,28 @@ sigset_t BlockSignals() {
   return set;
 }
 
-void WaitForEnd(const sigset_t& signals, const Server& server, stream::Server& streams,
+void SetLogLevel(const Config& config) {
+  log::Level level = log::Level::kInfo;
+  log::ParseLevel(config.log_level, &level);
+  log::SetLevel(level);
+}
+
+// The configuration is checked as a whole before any of it takes effect. `config`: the latest that was read.
+void Reload(const Flags& flags, stream::Server& streams, Config* config) {
+  auto fresh = EffectiveConfig(flags);
+  if (!fresh) return log::Error("SIGHUP: {}; the configuration stays as it is", fresh.error().message);
+  auto reloaded = streams.ReloadTls();
+  if (!reloaded) log::Error("SIGHUP: {}; the old streaming certificate stays", reloaded.error().message);
+  for (const std::string& key : ChangedKeys(*config, *fresh)) {
+    if (TakesEffectAtOnce(key)) log::Info("SIGHUP: the new '{}' is in effect", key);
+    else log::Warn("SIGHUP: '{}' has changed, which takes effect when caissond is started again", key);
+  }
+  *config = std::move(*fresh);
+  SetLogLevel(*config);
+  log::Info("SIGHUP: the configuration and the streaming certificate are read again");
+}
+
+void WaitForEnd(const Flags& flags, Config config, const sigset_t& signals, const Server& server, stream::Server& streams,
                 const std::vector<AddressRange>& loaded) {
   Quiet quiet;
   const timespec tick = {Quiet::kTickMillis / 1000, 0};
@@ -170,9 +192,7 @@ void WaitForEnd(const sigset_t& signals, const Server& server, stream::Server& s
       continue;
     }
     if (number == SIGHUP) {
-      auto reloaded = streams.ReloadTls();
-      if (!reloaded) log::Error("SIGHUP: {}; the old streaming certificate stays", reloaded.error().message);
-      log::Info("SIGHUP: certificates are read again; the configuration is read at the start only");
+      Reload(flags, streams, &config);
       continue;
     }
     log::Info("{} received: caissond ends, pods live on", number == SIGTERM ? "SIGTERM" : "SIGINT");
@@ -180,7 +200,7 @@ void WaitForEnd(const sigset_t& signals, const Server& server, stream::Server& s
   }
 }
 
-Result<> Run(const Config& config) {
+Result<> Run(const Flags& flags, const Config& config) {
   TRY(MakeDir(config.root));
   TRY(MakeDir(config.state));
   UniqueFd lock = TRY(LockRoot(config));
@@ -224,7 +244,7 @@ Result<> Run(const Config& config) {
     ReleaseUnused(loaded);
     log::Info("caissond {} serves the CRI on {}", kVersion, config.SocketPath());
     Notify("READY=1");
-    WaitForEnd(signals, *server, streaming->server(), loaded);
+    WaitForEnd(flags, config, signals, *server, streaming->server(), loaded);
     Notify("STOPPING=1");
     // Everything that matters is on disk already: a hanging RPC must not keep the node from shutting down.
     std::thread([] {
@@ -275,11 +295,9 @@ int Main(int argc, char** argv) {
     fmt::print(stderr, "caissond: must be started as root: it makes namespaces, cgroups and mounts for pods\n");
     return 1;
   }
-  log::Level level = log::Level::kInfo;
-  log::ParseLevel(config->log_level, &level);
-  log::SetLevel(level);
+  SetLogLevel(*config);
   PrepareProcess();
-  if (auto ran = Run(*config); !ran) {
+  if (auto ran = Run(flags, *config); !ran) {
     log::Error("{}", ran.error().message);
     return 1;
   }
