@@ -298,6 +298,24 @@ Result<> ValidateConfig(const Config& config) {
   return {};
 }
 
+std::vector<std::string> ChangedKeys(const Config& before, const Config& after) {
+  Config old_config = before, new_config = after;
+  const auto old_fields = Fields(&old_config), new_fields = Fields(&new_config);
+  std::vector<std::string> changed;
+  for (size_t i = 0; i < old_fields.size(); ++i) {
+    bool same = std::visit([&](auto* value) { return *value == **std::get_if<decltype(value)>(&new_fields[i].at); }, old_fields[i].at);
+    if (!same) changed.push_back(FullKey(old_fields[i].table, old_fields[i].key));
+  }
+  for (const auto& [name, handler] : after.handlers) {
+    auto old_handler = before.handlers.find(name);
+    if (old_handler == before.handlers.end() || old_handler->second != handler) changed.push_back("handlers." + name);
+  }
+  for (const auto& [name, handler] : before.handlers) {
+    if (!after.handlers.contains(name)) changed.push_back("handlers." + name);
+  }
+  return changed;
+}
+
 std::string FormatConfig(const Config& config) {
   Config copy = config;
   toml::table document;

@@ -20,6 +20,7 @@ enum class CgroupDriver { kAuto, kCgroupfs, kSystemd };
 // A runtime handler: what RunPodSandbox's runtime_handler (RuntimeClass) may name.
 struct HandlerConfig {
   std::string shim_path;  // empty: Config::shim_path
+  bool operator==(const HandlerConfig&) const = default;
 };
 
 struct CniSettings {
@@ -99,6 +100,8 @@ Result<Config> ParseConfig(std::string_view text, std::string_view origin);
 Result<Config> LoadConfig(const std::string& path, bool must_exist);
 // What parsing cannot see: paths absolute, ranges, the default handler among the handlers.
 Result<> ValidateConfig(const Config& config);
+// The keys, as "table.key" of the file, whose values differ between two configurations; of handlers "handlers.NAME".
+std::vector<std::string> ChangedKeys(const Config& before, const Config& after);
 // The whole effective configuration as TOML that ParseConfig accepts.
 std::string FormatConfig(const Config& config);
 

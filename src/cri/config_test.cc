@@ -10,7 +10,9 @@
 namespace caisson::cri {
 namespace {
 
+using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::IsEmpty;
 
 std::string ErrorOf(std::string_view text) {
   auto parsed = ParseConfig(text, "f.toml");
@@ -93,6 +95,17 @@ TEST(Config, WhatIsPrintedIsReadBack) {
   EXPECT_EQ(FormatConfig(*parsed), text);
   EXPECT_EQ(parsed->root, config.root);
   EXPECT_EQ(parsed->handlers.at("x").shim_path, "/shim");
+}
+
+TEST(Config, ChangedKeysAreNamedAsInTheFile) {
+  auto parse = [](const char* text) { return *ParseConfig(text, "test"); };
+  EXPECT_THAT(ChangedKeys(Config(), parse("")), IsEmpty());
+  auto before = parse("log_level = \"warn\"\n[cni]\nmax_conf_files = 2\n[images]\npinned = [\"a\"]\n");
+  auto after = parse("log_level = \"debug\"\n[cni]\nmax_conf_files = 3\n[images]\npinned = [\"a\", \"b\"]\n");
+  EXPECT_THAT(ChangedKeys(before, after), ElementsAre("log_level", "cni.max_conf_files", "images.pinned"));
+  before = parse("[handlers.caisson]\n[handlers.one]\nshim_path = \"/a\"\n[handlers.gone]\n");
+  after = parse("[handlers.caisson]\n[handlers.one]\nshim_path = \"/b\"\n[handlers.fresh]\n");
+  EXPECT_THAT(ChangedKeys(before, after), ElementsAre("handlers.fresh", "handlers.one", "handlers.gone"));
 }
 
 std::string ReadSource(const std::string& name) {

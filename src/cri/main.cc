@@ -7,7 +7,6 @@
 #include "cri/events.h"
 #include "cri/exits.h"
 #include "cri/recovery.h"
-#include "cri/reload.h"
 #include "cri/resident.h"
 #include "cri/server.h"
 #include "cri/streaming.h"
@@ -173,7 +172,7 @@ void Reload(const Flags& flags, stream::Server& streams, Config* config) {
   auto reloaded = streams.ReloadTls();
   if (!reloaded) log::Error("SIGHUP: {}; the old streaming certificate stays", reloaded.error().message);
   for (const std::string& key : ChangedKeys(*config, *fresh)) {
-    if (TakesEffectAtOnce(key)) log::Info("SIGHUP: the new '{}' is in effect", key);
+    if (key == "log_level") log::Info("SIGHUP: the new '{}' is in effect", key);
     else log::Warn("SIGHUP: '{}' has changed, which takes effect when caissond is started again", key);
   }
   *config = std::move(*fresh);
