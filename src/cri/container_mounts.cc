@@ -6,6 +6,7 @@
 
 #include "base/limits.h"
 #include "base/strings.h"
+#include "cri/image_volume.h"
 #include "cri/relabel.h"
 #include "cri/spec_parts.h"
 #include "sys/mountinfo.h"
@@ -73,9 +74,26 @@ Result<std::string> PropagationOf(const v1::Mount& mount, std::string* rootfs) {
   }
 }
 
-Result<json> FromCri(const v1::Mount& mount, const std::string& selinux_level, std::string* rootfs) {
+// CRI Mount.recursive_read_only.
+Result<> CheckRecursive(const v1::Mount& mount) {
+  if (!mount.recursive_read_only() || (mount.readonly() && mount.propagation() == v1::PROPAGATION_PRIVATE)) return {};
+  return MakeError(Code::kInvalidArgument, "mount '{}': recursive_read_only needs readonly and private propagation", mount.container_path());
+}
+
+// Always read-only and without programs (Kubernetes' ImageVolumeSource), whatever `readonly` says. The init mounts it in the
+// container's own mount namespace, so that nothing of it is seen, or can be left, on the host.
+Result<json> FromImage(const v1::Mount& mount, const std::string& destination, const std::vector<std::string>& layers) {
+  if (layers.empty()) return MakeError(Code::kInternal, "mount '{}': its image is not prepared", destination);
+  json planned = Mount(destination.c_str(), "caisson-image", mount.image().image(), {"ro", "nosuid", "nodev", "noexec", "rprivate"});
+  planned["options"].push_back("lowerdir=" + TRY(LowerDirOption(layers)));
+  if (!mount.image_sub_path().empty()) planned["options"].push_back("subpath=" + mount.image_sub_path());
+  return planned;
+}
+
+Result<json> FromCri(const v1::Mount& mount, const std::vector<std::string>& layers, const std::string& selinux_level, std::string* rootfs) {
   std::string destination = TRY(CleanDestination(mount.container_path()));
-  if (mount.has_image() && !mount.image().image().empty()) return MakeError(Code::kUnimplemented, "mount '{}': image volumes are not supported yet", destination);
+  TRY(CheckRecursive(mount));
+  if (IsImageVolume(mount)) return FromImage(mount, destination, layers);
   if (mount.uidmappings_size() > 0 || mount.gidmappings_size() > 0) return MakeError(Code::kUnimplemented, "mount '{}': id-mapped mounts are not supported yet", destination);
   const std::string& source = mount.host_path();
   if (source.empty() || source[0] != '/') return MakeError(Code::kInvalidArgument, "mount '{}': source '{}' is not an absolute path", destination, source);
@@ -88,14 +106,7 @@ Result<json> FromCri(const v1::Mount& mount, const std::string& selinux_level, s
   }
   if (mount.selinux_relabel() && HasSelinux()) TRY(Relabel(source, FileLabel(selinux_level)));
   std::vector<std::string> options = {"rbind", TRY(PropagationOf(mount, rootfs))};
-  if (mount.recursive_read_only()) {
-    if (!mount.readonly() || mount.propagation() != v1::PROPAGATION_PRIVATE) {
-      return MakeError(Code::kInvalidArgument, "mount '{}': recursive_read_only needs readonly and private propagation", destination);
-    }
-    options.emplace_back("rro");
-  } else {
-    options.emplace_back(mount.readonly() ? "ro" : "rw");
-  }
+  options.emplace_back(mount.recursive_read_only() ? "rro" : mount.readonly() ? "ro" : "rw");
   return Mount(destination.c_str(), "bind", source, std::move(options));
 }
 
@@ -131,7 +142,11 @@ Result<MountsPart> MountsOf(const ContainerSpecInputs& inputs) {
   MountsPart part;
   std::vector<json> requested;
   const std::string& level = config.linux().security_context().selinux_options().level();
-  for (const auto& mount : config.mounts()) requested.push_back(TRY(FromCri(mount, level, &part.rootfs_propagation)));
+  for (int i = 0; i < config.mounts_size(); ++i) {
+    auto index = static_cast<size_t>(i);
+    const auto& layers = index < inputs.image_volumes.size() ? inputs.image_volumes[index] : std::vector<std::string>();
+    requested.push_back(TRY(FromCri(config.mounts(i), layers, level, &part.rootfs_propagation)));
+  }
   std::vector<json> all;
   for (const auto& mount : Defaults(inputs)) {
     bool replaced = std::any_of(requested.begin(), requested.end(), [&](const json& other) { return other["destination"] == mount["destination"]; });

@@ -25,6 +25,8 @@ struct ContainerSpecInputs {
   uint32_t target_pid = 0;                 // init of the container whose PID namespace is joined (NamespaceMode TARGET)
   bool systemd_cgroup = false;
   bool cgroup_namespace = false;           // on cgroup v2: the container sees its own group as the root
+  // The layers of image volumes, by their place in the config's mounts; nothing for other mounts.
+  std::vector<std::vector<std::string>> image_volumes = {};
 };
 
 struct ContainerSpec {

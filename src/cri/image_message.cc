@@ -45,6 +45,7 @@ std::string ImageInfoJson(const image::Image& image) {
                     {"WorkingDir", config.working_dir}, {"StopSignal", config.stop_signal},
                     {"Volumes", config.volumes}, {"Labels", config.labels}};
   return DumpJson({{"id", image.id},
+                   {"artifactType", image.artifact_type},
                    {"os", config.os},
                    {"architecture", config.architecture},
                    {"variant", config.variant},

@@ -8,15 +8,12 @@
 #include <limits>
 
 #include "base/limits.h"
-#include "base/strings.h"
 #include "base/unique_fd.h"
 #include "image/below.h"
 #include "sys/path.h"
 
 namespace caisson::cri {
 namespace {
-
-constexpr int kMaxLinks = 40;  // as the kernel (path_resolution(7))
 
 Result<std::string> ReadRegular(const UniqueFd& found, const struct stat& info, const std::string& path) {
   if (!S_ISREG(info.st_mode)) return std::string();
@@ -28,43 +25,14 @@ Result<std::string> ReadRegular(const UniqueFd& found, const struct stat& info, 
   return content;
 }
 
-void PushParts(std::string_view path, std::vector<std::string>* todo) {
-  auto parts = Split(path, '/');
-  for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
-    if (!part->empty() && *part != ".") todo->emplace_back(*part);
-  }
-}
-
-// The file as the overlay of the layers shows it, through links that stay inside; empty where it shows none.
+// The file as the overlay of the layers shows it; empty where it shows none.
 Result<std::string> ReadLayered(const std::vector<std::string>& lower_dirs, const std::string& path) {
-  std::vector<std::string> at, todo;  // todo: the next part last
-  PushParts(path, &todo);
-  for (int links = 0; !todo.empty();) {
-    std::string part = std::move(todo.back());
-    todo.pop_back();
-    if (part == "..") {
-      if (!at.empty()) at.pop_back();
-      continue;
-    }
-    at.push_back(std::move(part));
-    auto found = image::FindInLayers(lower_dirs, Join(at, "/"));
-    if (!found && found.error().code == Code::kNotFound) return std::string();
-    if (!found) return std::move(found.error());
-    struct stat info {};
-    if (fstat(found->get(), &info) != 0) return ErrnoError("look at '{}' of the image", path);
-    if (S_ISLNK(info.st_mode)) {
-      char target[limits::kPathBytes];
-      ssize_t n = readlinkat(found->get(), "", target, sizeof target);
-      if (n < 0) return ErrnoError("read the link '{}' of the image", path);
-      if (++links > kMaxLinks) return std::string();
-      at.pop_back();
-      if (n > 0 && target[0] == '/') at.clear();
-      PushParts({target, static_cast<size_t>(n)}, &todo);
-    } else if (todo.empty()) {
-      return ReadRegular(*found, info, path);
-    }
-  }
-  return std::string();
+  auto found = image::ResolveInLayers(lower_dirs, path);
+  if (!found && found.error().code == Code::kNotFound) return std::string();
+  if (!found) return std::move(found.error());
+  struct stat info {};
+  if (fstat(found->get(), &info) != 0) return ErrnoError("look at '{}' of the image", path);
+  return ReadRegular(*found, info, path);
 }
 
 Result<uint32_t> ToId(int64_t value, const char* what) {

@@ -12,6 +12,7 @@
 #include "containerd/sandbox.pb.h"
 #include "containerd/task_v3.pb.h"
 #include "cri/exits.h"
+#include "cri/image_volume.h"
 #include "cri/pod_network.h"
 
 namespace caisson::cri {
@@ -224,6 +225,7 @@ Result<> EndTask(ShimClient& shim, const std::string& container_id) {
 }
 
 Result<> RemoveContainerFiles(Context& context, const ContainerRecord& record) {
+  TRY(RemoveImageVolumes(context.images, record));
   if (!record.snapshot_key().empty()) TRY(context.images.RemoveSnapshot(record.snapshot_key()));
   std::error_code error;
   // Does not follow symbolic links.

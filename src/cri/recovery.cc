@@ -13,6 +13,7 @@
 #include "caisson/pod/v1/pod.pb.h"
 #include "containerd/sandbox.pb.h"
 #include "cri/exits.h"
+#include "cri/image_volume.h"
 #include "cri/network_check.h"
 #include "cri/pod_network.h"
 #include "cri/pod_teardown.h"
@@ -259,7 +260,7 @@ void RemoveOrphans(Context& context, const std::set<std::string>& unfinished) {
     if (IsSafeName(id) && !known_container(id)) fs::remove_all(context.config.ContainerDir(id), ignored);
   }
   for (const std::string& key : context.images.ListSnapshots()) {
-    if (known_container(key)) continue;
+    if (known_container(SnapshotOwner(key))) continue;
     if (auto removed = context.images.RemoveSnapshot(key); !removed) log::Error("{}", removed.error().message);
   }
 }

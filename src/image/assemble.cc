@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <optional>
 #include <thread>
@@ -20,6 +21,7 @@ namespace caisson::image {
 namespace {
 
 constexpr uint64_t kProgressStep = 256 << 10;
+constexpr char kTitle[] = "org.opencontainers.image.title";  // image-spec annotations.md
 
 // One layer that is not here yet.
 struct Missing {
@@ -40,6 +42,7 @@ class Assembly {
   }
 
   Result<std::string> Run() {
+    if (IsArtifact(request_.manifest)) return RunArtifact();
     auto config = TRY(ParseImageConfig(request_.config_bytes));
     const auto& layers = request_.manifest.layers;
     if (layers.size() != config.diff_ids.size()) {
@@ -62,6 +65,43 @@ class Assembly {
   }
 
  private:
+  // One layer of all the files. Not in parts: what the artifact has is known by its manifest alone.
+  Result<std::string> RunArtifact() {
+    TRY(CheckArtifact());
+    chain_ = {Sha256Digest("artifact " + request_.manifest_digest)};
+    if (TRY(state_.ClaimLayer(chain_[0], request_.cancel))) {
+      missing_.push_back({0, chain_[0], "", {}});
+      missing_[0].folder = TRY(state_.NewLayerFolder());
+      for (const auto& blob : request_.manifest.layers) TRY(FetchArtifactFile(missing_[0], blob));
+      TRY(CommitMissing());
+    }
+    return Record();
+  }
+
+  // Whatever cannot be a folder of files is refused by its kind: helm charts, signatures, …
+  Result<> CheckArtifact() {
+    const auto& layers = request_.manifest.layers;
+    bool any = std::any_of(layers.begin(), layers.end(), [](const Descriptor& blob) { return blob.annotations.contains(kTitle); });
+    if (any) return {};
+    return MakeError(Code::kUnimplemented,
+                     "it is no image but an artifact of type '{}' (config '{}'), and none of its {} layers is a file with a name ({})",
+                     ArtifactTypeOf(request_.manifest), request_.manifest.config.media_type, layers.size(), kTitle);
+  }
+
+  // A blob without a name is something that only tools of that artifact type understand.
+  Result<> FetchArtifactFile(Missing& layer, const Descriptor& blob) {
+    auto title = blob.annotations.find(kTitle);
+    if (title == blob.annotations.end()) return {};
+    TRY(state_.ClaimBlob(blob.digest, request_.cancel));
+    ScopeExit release([&] { state_.ReleaseBlob(blob.digest); });
+    LayerRequest fetch{blob, "", state_.LayerPath(layer.folder), [&](uint64_t done) { Report(blob, done, false); }, request_.cancel};
+    auto file = FetchFile(state_.blobs(), request_.source, fetch, title->second);
+    if (!file) return std::move(file.error()).Within(fmt::format("artifact file '{}'", blob.digest));
+    layer.unpacked.inodes += file->inodes;
+    Report(blob, static_cast<uint64_t>(blob.size), true);
+    return {};
+  }
+
   void Report(const Descriptor& blob, uint64_t done, bool unpacked) {
     if (request_.on_progress) request_.on_progress({blob.digest, done, static_cast<uint64_t>(blob.size), unpacked});
   }
@@ -128,15 +168,21 @@ class Assembly {
 
   Result<std::string> Record() {
     ImageRecord record;
-    record.id = Sha256Digest(request_.config_bytes);
+    bool artifact = IsArtifact(request_.manifest);
+    // Artifacts have all the same empty config, or none that says what they are.
+    record.id = Sha256Digest(artifact ? request_.manifest_bytes : request_.config_bytes);
+    if (artifact) record.artifact_type = ArtifactTypeOf(request_.manifest);
     record.root_digest = request_.root_digest;
     record.manifest_digest = request_.manifest_digest;
     record.config_bytes = request_.config_bytes;
     record.chain = chain_;
     record.pulled_at_nanos = NowNanos();
     record.size_bytes = request_.manifest_bytes.size() + request_.config_bytes.size();
-    record.blobs = {request_.manifest_digest, record.id};
-    TRY(state_.blobs().Put(record.id, request_.config_bytes));
+    record.blobs = {request_.manifest_digest};
+    if (!artifact) {
+      record.blobs.push_back(record.id);
+      TRY(state_.blobs().Put(record.id, request_.config_bytes));
+    }
     TRY(state_.blobs().Put(request_.manifest_digest, request_.manifest_bytes));
     if (request_.root_digest != request_.manifest_digest) {
       TRY(state_.blobs().Put(request_.root_digest, request_.root_bytes));

@@ -19,7 +19,7 @@ namespace caisson::image {
 struct AssembleRequest {
   Manifest manifest;
   std::string manifest_digest, manifest_bytes, root_digest, root_bytes;
-  std::string config_bytes;            // verified
+  std::string config_bytes;            // verified; empty for an artifact
   std::vector<std::string> names;      // tags and repository@digest
   BlobSource source;
   std::function<void(const Progress&)> on_progress;
@@ -27,7 +27,7 @@ struct AssembleRequest {
   std::stop_token cancel;
 };
 
-// The image's id. On failure no image and no layer of it is left that was not there before; blobs that were begun stay to
+// The image's id; an artifact's (IsArtifact) is that of its manifest, and its files are its one layer. On failure no image and no layer of it is left that was not there before; blobs that were begun stay to
 // be resumed.
 Result<std::string> AssembleImage(StoreState& state, const AssembleRequest& request);
 

@@ -21,6 +21,15 @@ bool HasOpaqueMark(int folder) {
   return fgetxattr(folder, "trusted.overlay.opaque", &value, 1) == 1 && value == 'y';
 }
 
+constexpr int kMaxLinks = 40;  // as the kernel (path_resolution(7))
+
+void PushParts(std::string_view path, std::vector<std::string>* todo) {
+  auto parts = Split(path, '/');
+  for (auto part = parts.rbegin(); part != parts.rend(); ++part) {
+    if (!part->empty() && *part != ".") todo->emplace_back(*part);
+  }
+}
+
 // One layer's answer to a path.
 struct Look {
   int found = -1;       // a folder's is O_RDONLY, another's O_PATH; the LayerWalk's
@@ -239,6 +248,36 @@ Result<UniqueFd> FindInLayers(const std::vector<std::string>& dirs, const std::s
     if (look.hidden) break;
   }
   return MakeError(Code::kNotFound, "'{}' is in no layer", path.substr(0, 256));
+}
+
+Result<UniqueFd> ResolveInLayers(const std::vector<std::string>& dirs, const std::string& path) {
+  std::vector<std::string> at, todo;  // todo: the next part last
+  PushParts(path, &todo);
+  UniqueFd found = TRY(FindInLayers(dirs, ""));
+  for (int links = 0; !todo.empty();) {
+    std::string part = std::move(todo.back());
+    todo.pop_back();
+    if (part == "..") {
+      if (!at.empty()) at.pop_back();
+      found = TRY(FindInLayers(dirs, Join(at, "/")));
+      continue;
+    }
+    at.push_back(std::move(part));
+    found = TRY(FindInLayers(dirs, Join(at, "/")));
+    struct stat info {};
+    if (fstat(found.get(), &info) != 0) return ErrnoError("look at '{}' of the image", path);
+    if (!S_ISLNK(info.st_mode)) continue;
+    char target[limits::kPathBytes];
+    ssize_t n = readlinkat(found.get(), "", target, sizeof target);
+    if (n < 0) return ErrnoError("read the link '{}' of the image", path);
+    if (++links > kMaxLinks) return MakeError(Code::kNotFound, "'{}' of the image has too many links", path.substr(0, 256));
+    at.pop_back();
+    if (n > 0 && target[0] == '/') at.clear();
+    PushParts({target, static_cast<size_t>(n)}, &todo);
+    // A link with nothing to follow leads to where it is.
+    if (todo.empty()) found = TRY(FindInLayers(dirs, Join(at, "/")));
+  }
+  return found;
 }
 
 Result<> CompleteFromBelow(int root_fd, Unpacked* unpacked, const std::vector<std::string>& lower_dirs) { return Completion(root_fd, unpacked, lower_dirs).Run(); }

@@ -18,6 +18,9 @@ namespace caisson::image {
 // kNotFound when it shows nothing, also when that is because of something on the way that is no folder.
 Result<UniqueFd> FindInLayers(const std::vector<std::string>& dirs, const std::string& path);
 
+// The same through symbolic links, which stay inside, as does "..": what a path of a container with these layers shows.
+Result<UniqueFd> ResolveInLayers(const std::vector<std::string>& dirs, const std::string& path);
+
 // Does in the layer's folder `root_fd` what UnpackTar left to do, with `lower_dirs` (topmost first, absolute), and counts
 // it in `unpacked`. A link's target becomes a copy, one for all links to it. kInvalidArgument for a link to nothing or
 // to what cannot be copied, kResourceExhausted when the copies are too much for one layer.

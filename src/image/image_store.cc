@@ -81,6 +81,7 @@ class Store : public ImageStore {
   }
 
   Result<Snapshot> Prepare(const std::string& key, const std::string& image_id) override { return state_->Prepare(key, image_id); }
+  Result<Snapshot> PrepareView(const std::string& key, const std::string& image_id) override { return state_->PrepareView(key, image_id); }
   Result<Snapshot> FindSnapshot(const std::string& key) override { return state_->FindSnapshot(key); }
   Result<> RemoveSnapshot(const std::string& key) override { return state_->RemoveSnapshot(key); }
   Result<Usage> SnapshotUsage(const std::string& key) override {
@@ -143,7 +144,7 @@ class Store : public ImageStore {
     request.manifest_bytes = resolved.manifest_bytes;
     request.root_digest = resolved.root.digest;
     request.root_bytes = resolved.root_bytes;
-    request.config_bytes = TRY(registry_->FetchSmallBlob(reference, resolved.parsed.config, credentials, limits::kImageConfigBytes, control));
+    if (!IsArtifact(resolved.parsed)) request.config_bytes = TRY(registry_->FetchSmallBlob(reference, resolved.parsed.config, credentials, limits::kImageConfigBytes, control));
     if (reference.digest.empty()) request.names.push_back(reference.Tagged());
     request.names.push_back(reference.Digested(resolved.root.digest));
     request.parallel = options_.max_parallel_downloads;

@@ -41,6 +41,7 @@ struct Image {
   bool pinned = false;
   ImageConfig config;
   std::vector<std::string> diff_ids;
+  std::string artifact_type;              // not empty: files without a config, to be mounted and not run
   int64_t pulled_at_nanos = 0;
 };
 
@@ -98,6 +99,9 @@ class ImageStore {
 
   // A new writable layer named `key` over image `image_id`. kAlreadyExists if the key is in use.
   virtual Result<Snapshot> Prepare(const std::string& key, const std::string& image_id) = 0;
+  // A read-only view named `key` of image `image_id`: at least two folders, as overlay wants without an upper one. Kept
+  // until RemoveSnapshot, as a writable layer is.
+  virtual Result<Snapshot> PrepareView(const std::string& key, const std::string& image_id) = 0;
   virtual Result<Snapshot> FindSnapshot(const std::string& key) = 0;
   // Absent: success.
   virtual Result<> RemoveSnapshot(const std::string& key) = 0;

@@ -91,7 +91,7 @@ class ImportFolder {
       }
       if (!std::holds_alternative<Manifest>(parsed)) return MakeError(Code::kInvalidArgument, "an index in an index");
       request.manifest = std::get<Manifest>(parsed);
-      request.config_bytes = TRY(ReadBlob(request.manifest.config, limits::kImageConfigBytes));
+      if (!IsArtifact(request.manifest)) request.config_bytes = TRY(ReadBlob(request.manifest.config, limits::kImageConfigBytes));
       request.source = [this](const Descriptor& blob, uint64_t offset, const BlobSink& sink) { return Feed(BlobName(blob.digest), offset, sink); };
       ids.push_back(TRY(AssembleImage(state_, request)));
     }

@@ -8,6 +8,8 @@
 #include <filesystem>
 #include <thread>
 
+#include "base/limits.h"
+#include "base/strings.h"
 #include "base/unique_fd.h"
 #include "image/chunk_channel.h"
 #include "image/decompress.h"
@@ -29,7 +31,7 @@ Result<> WriteAll(int fd, std::string_view bytes, const std::string& path) {
   return {};
 }
 
-// Reads a file into the channel, hashing.
+// Reads a file into the channel, if there is one, hashing.
 Result<uint64_t> FeedFile(int fd, Hasher* hasher, ChunkChannel* channel, const std::string& path) {
   std::string buffer(256 << 10, '\0');
   uint64_t total = 0;
@@ -40,7 +42,7 @@ Result<uint64_t> FeedFile(int fd, Hasher* hasher, ChunkChannel* channel, const s
     std::string_view bytes(buffer.data(), static_cast<size_t>(got));
     hasher->Update(bytes);
     total += bytes.size();
-    if (!channel->Write(bytes)) return MakeError(Code::kCancelled, "unpacking has stopped");
+    if (channel != nullptr && !channel->Write(bytes)) return MakeError(Code::kCancelled, "unpacking has stopped");
   }
 }
 
@@ -70,7 +72,7 @@ Result<> Download(const BlobFolder& blobs, const BlobSource& source, const Layer
     hasher.Update(bytes);
     done += bytes.size();
     if (request.on_bytes) request.on_bytes(done);
-    if (!channel->Write(bytes)) return MakeError(Code::kCancelled, "unpacking has stopped");
+    if (channel != nullptr && !channel->Write(bytes)) return MakeError(Code::kCancelled, "unpacking has stopped");
     return {};
   });
   // A full disk needs the room more than the next attempt needs the bytes.
@@ -132,6 +134,25 @@ Result<> BlobFolder::Put(const std::string& digest, const std::string& bytes) {
 }
 
 Result<std::string> BlobFolder::Get(const std::string& digest, size_t max_bytes) const { return sys::ReadFile(BlobPath(digest), max_bytes); }
+
+Result<Unpacked> FetchFile(const BlobFolder& blobs, const BlobSource& source, const LayerRequest& request, const std::string& name) {
+  auto bad = [&] { return MakeError(Code::kInvalidArgument, "'{}' is no name of a file in an artifact", name.substr(0, 256)); };
+  if (name.empty() || name.size() >= limits::kPathBytes || name.find('\0') != std::string::npos) return bad();
+  for (std::string_view part : Split(name, '/')) {
+    if (part.empty() || part == "." || part == "..") return bad();
+  }
+  UniqueFd root(open(request.folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
+  if (!root) return ErrnoError("open '{}'", request.folder);
+  TRY(Download(blobs, source, request, nullptr));
+  auto [folder, leaf] = sys::SplitPath("/" + name);
+  UniqueFd parent = TRY(sys::MakeDirInRoot(root.get(), folder, 0755));
+  std::string blob = blobs.BlobPath(request.blob.digest);
+  // Any user of a container may read it; nobody may write it, and the blob's folder stays closed.
+  if (chmod(blob.c_str(), 0644) != 0) return ErrnoError("open '{}' to readers", blob);
+  if (linkat(AT_FDCWD, blob.c_str(), parent.get(), leaf.c_str(), 0) == 0) return Unpacked{0, 1, {}, {}};
+  if (errno == EEXIST) return MakeError(Code::kInvalidArgument, "two files of the artifact are named '{}'", name.substr(0, 256));
+  return ErrnoError("make '{}'", name.substr(0, 256));
+}
 
 Result<Unpacked> FetchLayer(const BlobFolder& blobs, const BlobSource& source, const LayerRequest& request) {
   ChunkChannel channel;

@@ -44,6 +44,10 @@ struct LayerRequest {
   std::stop_token cancel;
 };
 
+// The blob as it is, as the file `name` (relative, folders are made) in the request's folder; its diff_id is not looked at.
+// The file and the kept blob share their bytes. kInvalidArgument for a name that is none, or is taken.
+Result<Unpacked> FetchFile(const BlobFolder& blobs, const BlobSource& source, const LayerRequest& request, const std::string& name);
+
 // Blob and content are verified. On failure a broken blob is gone, an unfinished one stays to be resumed.
 Result<Unpacked> FetchLayer(const BlobFolder& blobs, const BlobSource& source, const LayerRequest& request);
 

@@ -210,6 +210,15 @@ Result<std::variant<Manifest, Index>> ParseManifest(std::string_view bytes, std:
   return std::variant<Manifest, Index>(std::move(manifest));
 }
 
+bool IsArtifact(const Manifest& manifest) {
+  const std::string& config = manifest.config.media_type;
+  return manifest.media_type == kOciManifest && !SaysNothing(config) && config != kOciConfig && config != kDockerConfig;
+}
+
+std::string ArtifactTypeOf(const Manifest& manifest) {
+  return (manifest.artifact_type.empty() ? manifest.config.media_type : manifest.artifact_type).substr(0, kMaxMediaType);
+}
+
 Result<Descriptor> ChoosePlatform(const Index& index, const Platform& node) {
   const Descriptor* best = nullptr;
   int best_rank = 0;

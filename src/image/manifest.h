@@ -53,6 +53,12 @@ struct Index {
 // kUnimplemented for schema 1, by name.
 Result<std::variant<Manifest, Index>> ParseManifest(std::string_view bytes, std::string_view content_type);
 
+// Whether `manifest` is no image but files that somebody keeps in a registry (image-spec manifest.md "Guidelines for
+// Artifact Usage"): its config is of another type than an image's.
+bool IsArtifact(const Manifest& manifest);
+// What kind of artifact it says it is: its artifactType, else its config's media type.
+std::string ArtifactTypeOf(const Manifest& manifest);
+
 // The entry of `index` that suits `node` best (the first of equals); attestations and the like ("unknown/unknown") are
 // never chosen. kNotFound lists what there is.
 Result<Descriptor> ChoosePlatform(const Index& index, const Platform& node);

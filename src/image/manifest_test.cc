@@ -144,5 +144,21 @@ TEST(Manifest, LayerFormats) {
   }
 }
 
+TEST(IsArtifact, ByTheTypeOfItsConfig) {
+  Manifest manifest;
+  manifest.media_type = kOciManifest;
+  for (std::string_view image : {kOciConfig, kDockerConfig, std::string_view(""), std::string_view("application/octet-stream")}) {
+    manifest.config.media_type = image;
+    EXPECT_FALSE(IsArtifact(manifest)) << image;
+  }
+  manifest.config.media_type = "application/vnd.oci.empty.v1+json";
+  EXPECT_TRUE(IsArtifact(manifest));
+  EXPECT_EQ(ArtifactTypeOf(manifest), manifest.config.media_type);
+  manifest.artifact_type = "application/vnd.example";
+  EXPECT_EQ(ArtifactTypeOf(manifest), "application/vnd.example");
+  manifest.media_type = kDockerManifest;
+  EXPECT_FALSE(IsArtifact(manifest));
+}
+
 }  // namespace
 }  // namespace caisson::image

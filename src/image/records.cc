@@ -36,15 +36,21 @@ bool GetNumber(const Json& json, const char* key, Number* value) {
 }  // namespace
 
 Json ToJson(const ImageRecord& record) {
-  return {{"root", record.root_digest}, {"manifest", record.manifest_digest}, {"config", record.config_bytes}, {"chain", record.chain},
-          {"blobs", record.blobs}, {"size", record.size_bytes}, {"pulled_at", record.pulled_at_nanos}};
+  Json json = {{"root", record.root_digest}, {"manifest", record.manifest_digest}, {"config", record.config_bytes}, {"chain", record.chain},
+               {"blobs", record.blobs}, {"size", record.size_bytes}, {"pulled_at", record.pulled_at_nanos}};
+  if (!record.artifact_type.empty()) json["artifact"] = record.artifact_type;
+  return json;
 }
 
 Json ToJson(const LayerRecord& record) {
   return {{"folder", record.folder}, {"boot", record.boot_id}, {"bytes", record.bytes}, {"inodes", record.inodes}, {"synced", record.synced ? 1 : 0}};
 }
 
-Json ToJson(const SnapshotRecord& record) { return {{"image", record.image_id}, {"chain", record.chain}}; }
+Json ToJson(const SnapshotRecord& record) {
+  Json json = {{"image", record.image_id}, {"chain", record.chain}};
+  if (record.view) json["view"] = true;
+  return json;
+}
 
 Result<ImageRecord> ImageFromJson(const std::string& id, const Json& json) {
   ImageRecord record;
@@ -52,7 +58,7 @@ Result<ImageRecord> ImageFromJson(const std::string& id, const Json& json) {
   bool whole = json.is_object() && Get(json, "root", &record.root_digest) && Get(json, "manifest", &record.manifest_digest) && Get(json, "config", &record.config_bytes) &&
                Get(json, "chain", &record.chain) && Get(json, "blobs", &record.blobs) && GetNumber(json, "size", &record.size_bytes) &&
                GetNumber(json, "pulled_at", &record.pulled_at_nanos);
-  if (!whole) return Damaged(id);
+  if (!whole || (json.contains("artifact") && !Get(json, "artifact", &record.artifact_type))) return Damaged(id);
   return record;
 }
 
@@ -71,6 +77,7 @@ Result<SnapshotRecord> SnapshotFromJson(const std::string& id, const Json& json)
   SnapshotRecord record;
   record.key = id;
   if (!json.is_object() || !Get(json, "image", &record.image_id) || !Get(json, "chain", &record.chain)) return Damaged(id);
+  record.view = json.value("view", Json(false)) == Json(true);
   return record;
 }
 

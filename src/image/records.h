@@ -18,6 +18,7 @@ struct ImageRecord {
   std::vector<std::string> blobs;  // digests of all that the image needs
   uint64_t size_bytes = 0;
   int64_t pulled_at_nanos = 0;
+  std::string artifact_type;  // empty: an image; else there is no config and one layer that holds the files
 };
 
 struct LayerRecord {
@@ -29,6 +30,7 @@ struct LayerRecord {
 struct SnapshotRecord {
   std::string key, image_id;
   std::vector<std::string> chain;
+  bool view = false;  // nothing of its own on disk
 };
 
 Json ToJson(const ImageRecord& record);

@@ -201,6 +201,7 @@ Image StoreState::Describe(const ImageRecord& record) {
   image.id = record.id;
   image.size_bytes = record.size_bytes;
   image.pulled_at_nanos = record.pulled_at_nanos;
+  image.artifact_type = record.artifact_type;
   for (const auto& [name, id] : names_) {
     if (id != record.id) continue;
     (name.find('@') == std::string::npos ? image.repo_tags : image.repo_digests).push_back(name);
@@ -417,6 +418,10 @@ Result<Snapshot> StoreState::SnapshotOf(const SnapshotRecord& record) {
     if (IsOpaque(snapshot.lower_dirs.back())) break;
   }
   if (snapshot.lower_dirs.empty()) snapshot.lower_dirs.push_back(LayerPath("empty"));
+  if (record.view) {
+    if (snapshot.lower_dirs.size() == 1) snapshot.lower_dirs.push_back(LayerPath("empty"));
+    return snapshot;
+  }
   snapshot.upper_dir = SnapshotFolder(record.key) + "/fs";
   snapshot.work_dir = SnapshotFolder(record.key) + "/work";
   return snapshot;
@@ -426,7 +431,7 @@ Result<Snapshot> StoreState::Prepare(const std::string& key, const std::string& 
   if (!IsSafeName(key)) return MakeError(Code::kInvalidArgument, "'{}' is no snapshot key", key.substr(0, 128));
   std::lock_guard lock(mutex_);
   if (snapshots_.contains(key)) return MakeError(Code::kAlreadyExists, "snapshot '{}' exists already", key);
-  SnapshotRecord record{key, "", {}};
+  SnapshotRecord record{key, "", {}, false};
   ImageRecord* found = TRY(FindLocked(image));
   record.image_id = found->id;
   record.chain = found->chain;
@@ -449,6 +454,18 @@ Result<Snapshot> StoreState::Prepare(const std::string& key, const std::string& 
   return snapshot;
 }
 
+Result<Snapshot> StoreState::PrepareView(const std::string& key, const std::string& image) {
+  if (!IsSafeName(key)) return MakeError(Code::kInvalidArgument, "'{}' is no snapshot key", key.substr(0, 128));
+  std::lock_guard lock(mutex_);
+  if (snapshots_.contains(key)) return MakeError(Code::kAlreadyExists, "snapshot '{}' exists already", key);
+  ImageRecord* found = TRY(FindLocked(image));
+  SnapshotRecord record{key, found->id, found->chain, true};
+  auto snapshot = TRY(SnapshotOf(record));
+  TRY(metadata_->Put(kSnapshots, key, ToJson(record)));
+  snapshots_[key] = std::move(record);
+  return snapshot;
+}
+
 Result<Snapshot> StoreState::FindSnapshot(const std::string& key) {
   std::lock_guard lock(mutex_);
   auto found = snapshots_.find(key);
@@ -463,9 +480,10 @@ Result<> StoreState::RemoveSnapshot(const std::string& key) {
   if (found == snapshots_.end()) return {};
   TRY(metadata_->Delete(kSnapshots, key));
   // The last that used an image which is gone: its layers go too.
+  bool view = found->second.view;
   bool image_gone = !images_.contains(found->second.image_id);
   snapshots_.erase(found);
-  ToTrash(SnapshotFolder(key));
+  if (!view) ToTrash(SnapshotFolder(key));
   if (image_gone && pulls_ == 0) TRY(CollectLocked(0, kLeftoverSeconds));
   return {};
 }

@@ -59,6 +59,7 @@ class StoreState {
   void EndPull(bool useless);
 
   Result<Snapshot> Prepare(const std::string& key, const std::string& image);
+  Result<Snapshot> PrepareView(const std::string& key, const std::string& image);
   Result<Snapshot> FindSnapshot(const std::string& key);
   Result<> RemoveSnapshot(const std::string& key);
   std::vector<std::string> ListSnapshots();

@@ -46,6 +46,8 @@ constexpr Option kPropagation[] = {
     {"shared", MS_SHARED, false},         {"rshared", MS_SHARED | MS_REC, false},
     {"unbindable", MS_UNBINDABLE, false}, {"runbindable", MS_UNBINDABLE | MS_REC, false}};
 
+constexpr std::string_view kSubPath = "subpath=";
+
 const Option* Find(const Option* begin, const Option* end, const std::string& word) {
   auto found = std::find_if(begin, end, [&](const Option& option) { return word == option.word; });
   return found == end ? nullptr : found;
@@ -56,6 +58,7 @@ MountKind KindOf(const std::string& type, bool bind) {
   if (type == "proc") return MountKind::kProc;
   if (type == "sysfs") return MountKind::kSysfs;
   if (type == "caisson-shm") return MountKind::kShm;
+  if (type == "caisson-image") return MountKind::kImage;
   if (type == "cgroup" || type == "cgroup2") return MountKind::kCgroup;
   return MountKind::kFileSystem;
 }
@@ -89,6 +92,8 @@ Result<MountPlan> PlanMount(const std::string& destination, const std::string& t
       (tree->clear ? plan.recursive_clear : plan.recursive_set) |= tree->flag;
     } else if (word == "defaults" || word.empty()) {
       continue;
+    } else if (type == "caisson-image" && word.starts_with(kSubPath)) {
+      plan.sub_path = word.substr(kSubPath.size());
     } else if (word == "idmap" || word == "ridmap" || word == "copy-symlink") {
       return MakeError(Code::kUnimplemented, "mount '{}': option '{}' is not supported", destination, word);
     } else {
@@ -96,6 +101,12 @@ Result<MountPlan> PlanMount(const std::string& destination, const std::string& t
     }
   }
   plan.kind = KindOf(type, bind);
+  if (plan.kind == MountKind::kImage) {
+    if (plan.data.empty()) return MakeError(Code::kInvalidArgument, "image mount on '{}' has no layers", destination);
+    // Layers are shared by all who use the image.
+    plan.flags |= MS_RDONLY;
+    plan.clear_flags &= ~static_cast<unsigned long>(MS_RDONLY);
+  }
   if (plan.kind != MountKind::kBind) return plan;
   if (source.empty()) return MakeError(Code::kInvalidArgument, "bind mount on '{}' has no source", destination);
   plan.data.clear();  // a bind mount has no file system to tell it to; mount(8) passes over it as well

@@ -18,6 +18,7 @@ enum class MountKind {
   kBind,
   kShm,     // "caisson-shm": a clone of the pod's /dev/shm
   kCgroup,  // the container's own groups, whatever the host's version
+  kImage,   // "caisson-image": an image's layers, read-only, or what is at `sub_path` in them
 };
 
 // One entry of the spec's `mounts`, decided.
@@ -29,6 +30,7 @@ struct MountPlan {
   unsigned long clear_flags = 0;                         // MS_* that are taken away ("rw", "suid", "exec", "dev")
   unsigned long recursive_set = 0, recursive_clear = 0;  // the same for the whole tree: "rro", "rnosuid", …
   unsigned long propagation = 0;                         // MS_SHARED, MS_SLAVE, MS_PRIVATE, with MS_REC; 0: none said
+  std::string sub_path;                                  // kImage: relative; empty: the whole image
   std::string data;                                      // the rest, comma-separated, for the file system
 };
 

@@ -51,6 +51,30 @@ TEST(PlanMount, FlagsInWords) {
   EXPECT_EQ(DescribeFlags(0), "");
 }
 
+TEST(PlanMount, AnImageIsReadOnlyWhateverIsSaid) {
+  auto plan = PlanMount("/data", "caisson-image", "name", {"rw", "noexec", "lowerdir=/l/2:/l/1", "subpath=a,b:c", "rprivate"});
+  ASSERT_TRUE(plan) << plan.error().message;
+  EXPECT_EQ(plan->kind, MountKind::kImage);
+  EXPECT_EQ(plan->flags, static_cast<unsigned long>(MS_RDONLY | MS_NOEXEC));
+  EXPECT_EQ(plan->clear_flags, 0u);
+  EXPECT_EQ(plan->data, "lowerdir=/l/2:/l/1");
+  EXPECT_EQ(plan->sub_path, "a,b:c");
+  EXPECT_EQ(plan->propagation, static_cast<unsigned long>(MS_PRIVATE | MS_REC));
+}
+
+TEST(PlanMount, AnImageWithoutLayersIsNone) {
+  auto plan = PlanMount("/data", "caisson-image", "name", {"ro"});
+  ASSERT_FALSE(plan);
+  EXPECT_EQ(plan.error().code, Code::kInvalidArgument);
+}
+
+TEST(PlanMount, ASubPathIsOfImagesOnly) {
+  auto plan = PlanMount("/data", "tmpfs", "tmpfs", {"subpath=a"});
+  ASSERT_TRUE(plan);
+  EXPECT_EQ(plan->sub_path, "");
+  EXPECT_EQ(plan->data, "subpath=a");
+}
+
 TEST(Overlay, LowerDirsRelativeToWhatTheyShare) {
   auto options = ShortenLowerDirs("index=off,lowerdir=/var/l/a/fs:/var/l/b/fs,upperdir=/var/l/u");
   EXPECT_EQ(options.folder, "/var/l/");

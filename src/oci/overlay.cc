@@ -3,13 +3,16 @@
 
 #include <fcntl.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <vector>
 
-#include "base/unique_fd.h"
+#include "base/scope_exit.h"
+#include "oci/bind.h"
+#include "sys/path.h"
 
 namespace caisson::oci {
 namespace {
@@ -131,6 +134,28 @@ Result<> MountLayers(const MountPlan& plan) {
     return ErrnoError("set flags of the root file system on '{}'", plan.destination);
   }
   return {};
+}
+
+Result<UniqueFd> CloneImage(const MountPlan& plan, const std::string& at) {
+  MountPlan whole;
+  whole.destination = at;
+  whole.type = whole.source = "overlay";
+  whole.flags = plan.flags;
+  whole.data = plan.data;
+  TRY(MountLayers(whole));
+  // open_tree(2) takes no part of a mount that is attached nowhere before Linux 6.15, so this one is attached meanwhile.
+  ScopeExit unmount([&] { umount2(at.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW); });
+  UniqueFd top(open(at.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!top) return ErrnoError("open the image's layers");
+  if (plan.sub_path.empty()) return CloneTree(top.get(), "", false);
+  auto part = sys::OpenInRoot(top.get(), plan.sub_path, O_PATH);
+  if (!part) return std::move(part.error()).Within("sub path of the image");
+  struct stat info {};
+  if (fstat(part->get(), &info) != 0) return ErrnoError("look at the sub path '{}'", plan.sub_path);
+  if (!S_ISDIR(info.st_mode) && !S_ISREG(info.st_mode)) {
+    return MakeError(Code::kInvalidArgument, "the sub path '{}' of the image is neither a folder nor a file", plan.sub_path);
+  }
+  return CloneTree(part->get(), "", false);
 }
 
 }  // namespace caisson::oci

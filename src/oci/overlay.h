@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "base/unique_fd.h"
 #include "oci/mounts.h"
 
 namespace caisson::oci {
@@ -15,6 +16,11 @@ namespace caisson::oci {
 // Mounts `plan` on its destination, a path of the caller's mount namespace. May change the working directory: child
 // only.
 Result<> MountLayers(const MountPlan& plan);
+
+// Mounts the layers of `plan`, of kind kImage, on the folder `at` for a moment, and returns a detached copy of that mount,
+// or of the folder or file at its sub path, which no link leads out of. Nobody sees `at` covered but the caller's mount
+// namespace. kNotFound names a sub path that the image does not have. May change the working directory: child only.
+Result<UniqueFd> CloneImage(const MountPlan& plan, const std::string& at);
 
 // Overlay options with shorter names in lowerdir, right when the working directory is `folder`. Pure.
 struct ShortOptions {

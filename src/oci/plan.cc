@@ -114,7 +114,8 @@ Result<> PlanMounts(const Spec& spec, const std::string& bundle, const std::vect
   for (const auto& mount : spec.mounts) {
     MountPlan planned = TRY(PlanMount(mount.destination, mount.type, mount.source, mount.options));
     if (planned.kind == MountKind::kBind && planned.source[0] != '/') planned.source = bundle + "/" + planned.source;
-    bool labelled = planned.kind == MountKind::kFileSystem && !spec.mount_label.empty() && planned.type != "devtmpfs";
+    bool own = planned.kind == MountKind::kFileSystem || planned.kind == MountKind::kImage;
+    bool labelled = own && !spec.mount_label.empty() && planned.type != "devtmpfs";
     if (labelled) planned.data += fmt::format("{}context=\"{}\"", planned.data.empty() ? "" : ",", spec.mount_label);
     plan->mounts.push_back(std::move(planned));
   }
@@ -172,13 +173,15 @@ Result<Plan> MakePlan(const Spec& spec, const std::string& bundle, const std::ve
 
 namespace {
 
-constexpr const char* kKindNames[] = {"mount", "mount proc", "mount sysfs", "bind", "share shm", "mount cgroups"};
+constexpr const char* kKindNames[] = {"mount", "mount proc", "mount sysfs", "bind", "share shm", "mount cgroups",
+                                      "mount image"};
 
 std::string DescribeMount(const MountPlan& mount) {
   std::string text =
       fmt::format("{} '{}' on '{}'", kKindNames[static_cast<int>(mount.kind)], mount.source, mount.destination);
   if (mount.kind == MountKind::kFileSystem) text += " type " + mount.type;
   if (mount.recursive) text += " recursive";
+  if (!mount.sub_path.empty()) text += fmt::format(" of it '{}'", mount.sub_path);
   for (auto [word, flags] : {std::pair("set", mount.flags),
                              {"clear", mount.clear_flags},
                              {"set-all", mount.recursive_set},

@@ -55,6 +55,19 @@ Result<> MountRoot(const Plan& plan) {
   return ErrnoError("bind root file system '{}'", plan.root_path);
 }
 
+// What the plan's images show, one for each mount. Before the root is mounted: its folder serves to open them.
+Result<std::vector<UniqueFd>> CloneImages(const Plan& plan) {
+  std::vector<UniqueFd> images(plan.mounts.size());
+  for (size_t i = 0; i < images.size(); ++i) {
+    const MountPlan& mount = plan.mounts[i];
+    if (mount.kind != MountKind::kImage) continue;
+    auto tree = CloneImage(mount, plan.root_path);
+    if (!tree) return std::move(tree.error()).Within(fmt::format("mount an image on '{}'", mount.destination));
+    images[i] = std::move(*tree);
+  }
+  return images;
+}
+
 // What programs that show a container its own limits (lxcfs) put over files of /proc; all else in there is the
 // kernel's.
 bool MayCoverInProc(const std::string& path) {
@@ -79,6 +92,7 @@ class RootfsMaker {
 
   Result<Pty> Make() {
     TRY(SetHostPropagation(plan_));
+    if (options_.prepared == nullptr) images_ = TRY(CloneImages(plan_));
     TRY(OpenRoot());
     for (size_t i = 0; i < plan_.mounts.size(); ++i) {
       const MountPlan& mount = plan_.mounts[i];
@@ -127,6 +141,7 @@ class RootfsMaker {
   Result<> Mount(const MountPlan& plan, size_t index) {
     switch (plan.kind) {
       case MountKind::kBind:
+      case MountKind::kImage:
         return MountBind(plan, index);
       case MountKind::kShm:
         return MountShm(plan);
@@ -192,6 +207,7 @@ class RootfsMaker {
   Result<> MountBind(const MountPlan& plan, size_t index) {
     UniqueFd tree;
     if (options_.prepared != nullptr) tree = std::move(options_.prepared->binds[index]);
+    if (plan.kind == MountKind::kImage && !tree) tree = std::move(images_[index]);
     if (!tree) tree = TRY(CloneTree(AT_FDCWD, plan.source, plan.recursive));
     UniqueFd target = TRY(TargetLike(tree.get(), plan.destination));
     TRY(CheckTarget(target.get(), IsProc(tree.get())));
@@ -266,6 +282,7 @@ class RootfsMaker {
   const RootfsOptions& options_;
   const Plan& plan_;
   UniqueFd root_;
+  std::vector<UniqueFd> images_;  // one for each of the plan's mounts
   bool shm_attached_ = false;
 };
 
@@ -274,13 +291,14 @@ class RootfsMaker {
 Result<PreparedTrees> PrepareTrees(const Plan& plan) {
   PreparedTrees prepared;
   TRY(SetHostPropagation(plan));
-  for (const auto& mount : plan.mounts) {
-    prepared.binds.emplace_back();
+  prepared.binds = TRY(CloneImages(plan));
+  for (size_t i = 0; i < plan.mounts.size(); ++i) {
+    const MountPlan& mount = plan.mounts[i];
     if (mount.kind != MountKind::kBind) continue;
     auto tree = CloneTree(AT_FDCWD, mount.source, mount.recursive);
     if (!tree)
       return std::move(tree.error()).Within(fmt::format("mount '{}' on '{}'", mount.source, mount.destination));
-    prepared.binds.back() = std::move(*tree);
+    prepared.binds[i] = std::move(*tree);
   }
   if (!plan.root_mounts.empty()) TRY(MountRoot(plan));
   auto root = CloneTree(AT_FDCWD, plan.root_path, true);

@@ -23,7 +23,7 @@ namespace caisson::oci {
 
 struct PreparedTrees {
   UniqueFd root;                // valid: to be attached on the plan's root_path
-  std::vector<UniqueFd> binds;  // one for each of the plan's mounts, not valid for those that are no bind
+  std::vector<UniqueFd> binds;  // one for each of the plan's mounts, not valid for those that are no bind or image
 };
 
 struct RootfsOptions {
@@ -36,7 +36,7 @@ struct RootfsOptions {
   std::function<Result<>()> before_pivot;  // createContainer hooks; may be empty
 };
 
-// Mounts the root and clones all bind sources. The caller has a mount namespace of its own that it gives up afterwards.
+// Mounts the root and clones all bind sources and images. The caller has a mount namespace of its own that it gives up afterwards.
 Result<PreparedTrees> PrepareTrees(const Plan& plan);
 
 // On return the calling process is in the new root, "/" its working directory. The pty is valid when the plan has a

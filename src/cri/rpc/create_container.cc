@@ -14,6 +14,7 @@
 #include "containerd/task_v3.pb.h"
 #include "cri/container_spec.h"
 #include "cri/exits.h"
+#include "cri/image_volume.h"
 #include "cri/log_path.h"
 #include "cri/pod_teardown.h"
 #include "cri/rpc/rpc.h"
@@ -35,6 +36,7 @@ struct Creation {
   Steps steps;
   ContainerRecord record;
   image::Snapshot snapshot;
+  std::vector<std::vector<std::string>> image_volumes;
   std::string spec_json;
   bool released = true;  // nothing is left that a later start would have to undo
   Rollback undo;
@@ -84,7 +86,8 @@ Result<> BuildSpec(Creation& creation) {
                              creation.context.config.PodDir(creation.pod->id()),
                              target_pid,
                              creation.context.systemd_cgroup,
-                             sys::IsPureV2()};
+                             sys::IsPureV2(),
+                             creation.image_volumes};
   ContainerSpec spec = TRY(BuildContainerSpec(inputs));
   creation.spec_json = std::move(spec.json);
   record.set_cgroup_path(spec.cgroup_path);
@@ -95,6 +98,7 @@ Result<> BuildSpec(Creation& creation) {
 Result<> PrepareSnapshot(Creation& creation) {
   creation.snapshot =
       TRY(creation.context.images.Prepare(creation.record.snapshot_key(), creation.record.image_id()));
+  creation.image_volumes = TRY(PrepareImageVolumes(creation.context.images, creation.record));
   return {};
 }
 
@@ -110,11 +114,7 @@ Result<> MakeBundle(Creation& creation) {
 // containerd.types.Mount as the snapshotters of containerd write it: the container's init mounts it.
 Result<> AddRootfs(const image::Snapshot& snapshot, task::CreateTaskRequest* request) {
   auto& mount = *request->add_rootfs();
-  for (const std::string& dir : snapshot.lower_dirs) {
-    if (dir.find_first_of(":,\\") != std::string::npos) {
-      return MakeError(Code::kInternal, "overlay cannot name the layer directory '{}'", dir);
-    }
-  }
+  std::string lower = TRY(LowerDirOption(snapshot.lower_dirs));
   if (snapshot.upper_dir.empty() && snapshot.lower_dirs.size() == 1) {
     mount.set_type("bind");
     mount.set_source(snapshot.lower_dirs.front());
@@ -127,7 +127,7 @@ Result<> AddRootfs(const image::Snapshot& snapshot, task::CreateTaskRequest* req
     mount.add_options("upperdir=" + snapshot.upper_dir);
     mount.add_options("workdir=" + snapshot.work_dir);
   }
-  mount.add_options("lowerdir=" + Join(snapshot.lower_dirs, ":"));
+  mount.add_options("lowerdir=" + lower);
   return {};
 }
 
@@ -196,11 +196,15 @@ Result<> RunSteps(Creation& creation, const std::string& name, ContainerPtr* mad
 Result<std::string> Create(Context& context, const v1::CreateContainerRequest& request, const PodPtr& pod,
                            const std::string& name) {
   const v1::ContainerConfig& config = request.config();
-  Creation creation{context, pod, pod->Get(), pod->shim(), {}, Steps(context.faults, "create_container"), {}, {}, {}, true, {}};
+  Creation creation{context, pod, pod->Get(), pod->shim(), {}, Steps(context.faults, "create_container"), {}, {}, {}, {}, true, {}};
   if (creation.pod_record->state() != v1::SANDBOX_READY || !creation.shim) {
     return MakeError(Code::kFailedPrecondition, "pod sandbox '{}' is not ready", pod->id());
   }
   creation.image = TRY(context.images.Find(config.image().image()));
+  if (!creation.image.artifact_type.empty()) {
+    return MakeError(Code::kInvalidArgument, "image '{}' is an artifact of type '{}': it can be mounted as a volume, not run",
+                     config.image().image(), creation.image.artifact_type);
+  }
   ContainerRecord& record = creation.record;
   record.set_id(NewId());
   record.set_pod_id(pod->id());

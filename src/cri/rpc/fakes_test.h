@@ -45,6 +45,7 @@ class FakeImages : public image::ImageStore {
     return std::vector<image::Image>();
   }
   Result<image::Snapshot> Prepare(const std::string& key, const std::string& image_id) override;
+  Result<image::Snapshot> PrepareView(const std::string& key, const std::string& image_id) override { return Prepare(key, image_id); }
   Result<image::Snapshot> FindSnapshot(const std::string& key) override;
   Result<> RemoveSnapshot(const std::string& key) override;
   Result<image::Usage> SnapshotUsage(const std::string&) override { return image::Usage(); }

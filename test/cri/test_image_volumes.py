@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images as volumes (KEP-4639), and OCI artifacts: what a container sees, what it may not do, and when the layers go."""
+import json
+import os
+import tarfile
+
+import grpc
+import pytest
+from harness.images import OCI_MANIFEST, Image, digest, directory, entry, tar_layer
+from harness.pods import Pods
+from harness.registry import wait_for
+
+EMPTY = "application/vnd.oci.empty.v1+json"
+TITLE = "org.opencontainers.image.title"
+
+
+def data_layers():
+    """Three layers: one file replaced, one hidden, a folder emptied by the third."""
+    return [tar_layer([directory("d"), entry("d/replaced", data=b"first\n"), entry("d/hidden", data=b"first\n"),
+                       directory("emptied"), entry("emptied/old", data=b"first\n"), entry("run.sh", data=b"#!/bin/sh\n")]),
+            tar_layer([entry("d/replaced", data=b"second\n"), entry("d/.wh.hidden", data=b""),
+                       entry("d/in", tarfile.SYMTYPE, link="/emptied"), entry("d/out", tarfile.SYMTYPE, link="/etc"),
+                       entry("d/climb", tarfile.SYMTYPE, link="../../../../../../../../etc"),
+                       entry("d/loop", tarfile.SYMTYPE, link="loop"), entry("d/fifo", tarfile.FIFOTYPE)]),
+            tar_layer([entry("emptied/.wh..wh..opq", data=b""), entry("emptied/new", data=b"third\n")])]
+
+
+def artifact(files, artifact_type="application/vnd.example.model", config=(EMPTY, b"{}"), media="text/plain"):
+    """As Image, of blobs with names instead of layers."""
+    made = Image.__new__(Image)
+    made.blobs = {}
+    config_descriptor = made.add(config[1], config[0])
+    layers = []
+    for name, data in files:
+        layers.append(made.add(data, media))
+        if name is not None:
+            layers[-1]["annotations"] = {TITLE: name}
+    manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config_descriptor, "layers": layers}
+    if artifact_type:
+        manifest["artifactType"] = artifact_type
+    made.manifest = json.dumps(manifest).encode()
+    made.media_type, made.digest = OCI_MANIFEST, digest(made.manifest)
+    return made
+
+
+@pytest.fixture(scope="module")
+def volume(registry, daemon):
+    """An image of data alone; its id."""
+    reference = registry.push(Image(data_layers()), "volume/data")
+    return daemon.client.PullImage(image={"image": reference}).image_ref
+
+
+def mount(image, path="/data", sub_path="", **extra):
+    return {"container_path": path, "image": {"image": image}, "image_sub_path": sub_path, "readonly": True, **extra}
+
+
+def layers_of(daemon):
+    return set(os.listdir(f"{daemon.root}/images/l")) - {"empty"}
+
+
+def refusal(pods, pod, *mounts, **extra):
+    with pytest.raises(grpc.RpcError) as error:
+        pods.create(pod, ["true"], mounts=list(mounts), **extra)
+    return error.value.code(), error.value.details()
+
+
+def test_a_container_sees_the_image(pods, volume):
+    pod = pods.run_pod(host_network=True)
+    out = pods.out(pod, ["sh", "-c", "cd /data; cat d/replaced emptied/new; ls d emptied"], mounts=[mount(volume)])
+    assert out == "second\nthird\nd:\nclimb\nfifo\nin\nloop\nout\nreplaced\n\nemptied:\nnew\n"
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_it_is_read_only_whatever_was_said(pods, volume, said):
+    pod = pods.run_pod(host_network=True)
+    script = "touch /data/x && echo wrote; /data/run.sh && echo ran; grep ' /data ' /proc/self/mounts"
+    container = pods.create(pod, ["sh", "-c", script], mounts=[mount(volume, readonly=said)])
+    pods.client.StartContainer(container_id=container)
+    lines = [line.text for line in pods.log(pods.wait_exit(container).log_path)]
+    assert "Read-only file system" in lines[0] and "Permission denied" in lines[1] and len(lines) == 3, lines
+    assert set(lines[2].split()[3].split(",")) >= {"ro", "nosuid", "nodev", "noexec"} and lines[2].split()[2] == "overlay"
+
+
+def test_a_privileged_container_cannot_write_the_layers(pods, registry, daemon):
+    """One layer only: a bind mount of its folder could be made writable again."""
+    image = Image([tar_layer([entry("f", data=b"layer\n")])])
+    reference = registry.push(image, "volume/single")
+    pods.client.PullImage(image={"image": reference})
+    pod = pods.run_pod(host_network=True, linux={"security_context": {"privileged": True}})
+    out = pods.out(pod, ["sh", "-c", "mount -o remount,rw /data; mount -o remount,bind,rw /data; echo evil > /data/f; cat /data/f"],
+                   mounts=[mount(reference)], linux={"security_context": {"privileged": True}})
+    assert out == "layer\n"
+
+
+def test_the_host_sees_no_mount(pods, volume, daemon):
+    pod = pods.run_pod(host_network=True)
+    before = open("/proc/self/mountinfo").read().splitlines()
+    pods.start(pod, ["sleep", "1000"], mounts=[mount(volume), mount(volume, "/sub", "d")])
+    after = open("/proc/self/mountinfo").read().splitlines()
+    assert sorted(before) == sorted(after)
+
+
+def test_sub_paths(pods, volume):
+    pod = pods.run_pod(host_network=True)
+    mounts = [mount(volume, "/folder", "emptied"), mount(volume, "/file", "d/replaced"), mount(volume, "/link", "d/in"),
+              mount(volume, "/dots", "./d//."), mount(volume, "/dot", ".")]
+    script = "cat /folder/new /file /link/new /dots/replaced /dot/emptied/new; touch /folder/x /file 2>&1 | grep -c Read-only"
+    assert pods.out(pod, ["sh", "-c", script], mounts=mounts) == "third\nsecond\nthird\nsecond\nthird\n2\n"
+
+
+@pytest.mark.parametrize("sub_path", ["missing", "d/hidden", "emptied/old", "d/replaced/below", "d/out", "d/out/passwd",
+                                      "d/climb/passwd", "d/loop"])
+def test_a_sub_path_that_is_not_in_the_image(pods, volume, sub_path):
+    """Also what only lower layers have, and links that would lead to the host."""
+    code, text = refusal(pods, pods.run_pod(host_network=True), mount(volume, sub_path=sub_path))
+    assert code == grpc.StatusCode.NOT_FOUND and "ImageVolumeMountFailed" in text and f"the image has no '{sub_path}'" in text
+
+
+@pytest.mark.parametrize("sub_path", ["..", "d/../d", "/d", "../../etc"])
+def test_a_sub_path_that_cannot_be(pods, volume, sub_path):
+    code, text = refusal(pods, pods.run_pod(host_network=True), mount(volume, sub_path=sub_path))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT and sub_path in text
+
+
+def test_a_sub_path_that_is_neither_folder_nor_file(pods, volume):
+    assert "neither a folder nor a file" in refusal(pods, pods.run_pod(host_network=True), mount(volume, sub_path="d/fifo"))[1]
+
+
+def test_what_cannot_be_asked(pods, volume, daemon):
+    pod = pods.run_pod(host_network=True)
+    assert "host path" in refusal(pods, pod, mount(volume, host_path="/etc"))[1]
+    assert "propagate" in refusal(pods, pod, mount(volume, propagation=2))[1]
+    assert "readonly" in refusal(pods, pod, mount(volume, readonly=False, recursive_read_only=True))[1]
+    code, text = refusal(pods, pod, mount("registry.example/not/here:1"))
+    assert code == grpc.StatusCode.NOT_FOUND and "registry.example/not/here:1" in text and "ImageVolumeMountFailed" in text
+    code, text = refusal(pods, pod, {"container_path": "/x", "host_path": "/etc", "image_sub_path": "d"})
+    assert code == grpc.StatusCode.INVALID_ARGUMENT and "image_sub_path" in text
+    assert "'..'" in refusal(pods, pod, mount(volume, "/a/../b"))[1]
+
+
+def test_recursively_read_only_is_what_it_is_anyway(pods, volume):
+    pod = pods.run_pod(host_network=True)
+    assert pods.out(pod, ["cat", "/data/emptied/new"], mounts=[mount(volume, recursive_read_only=True)]) == "third\n"
+
+
+def test_a_target_that_is_a_link_stays_in_the_container(pods, registry, volume, daemon):
+    from harness.images import busybox_layer
+    victim = f"{daemon.folder}/link-victim"
+    os.makedirs(victim)
+    evil = [entry("absolute", tarfile.SYMTYPE, link=victim), entry("climbs", tarfile.SYMTYPE, link="../../../../../.." + victim)]
+    reference = registry.push(Image([busybox_layer(evil)]), "volume/link")
+    pods.client.PullImage(image={"image": reference})
+    pod = pods.run_pod(host_network=True)
+    for path in ("/absolute", "/climbs"):
+        assert pods.out(pod, ["cat", f"{path}/emptied/new"], image=reference, mounts=[mount(volume, path)]) == "third\n"
+    assert os.listdir(victim) == []
+    for path in ("/proc", "/proc/sys"):
+        assert "proc" in refusal(pods, pod, mount(volume, path))[1]
+
+
+def test_volume_names_image_by_reference_and_digest(pods, registry, daemon):
+    image = Image([tar_layer([entry("f", data=b"named\n")])])
+    reference = registry.push(image, "volume/named", "7")
+    pods.client.PullImage(image={"image": reference})
+    pod = pods.run_pod(host_network=True)
+    for name in (reference, f"{reference.rsplit(':', 1)[0]}@{image.digest}", image.id, image.id[7:]):
+        assert pods.out(pod, ["cat", "/data/f"], mounts=[mount(name)]) == "named\n"
+
+
+def test_the_status_has_the_mount(pods, volume):
+    pod = pods.run_pod(host_network=True)
+    container = pods.create(pod, ["true"], mounts=[mount(volume, sub_path="d")])
+    (seen,) = pods.status(container).mounts
+    assert seen.image.image == volume and seen.image_sub_path == "d" and seen.container_path == "/data"
+
+
+def test_the_layers_stay_as_long_as_a_container_uses_them(alone, registry):
+    """RemoveImage while in use, then the daemon's death, then the container's end."""
+    pods = Pods(alone)
+    kept = layers_of(alone)
+    reference = registry.push(Image(data_layers()), "volume/used")
+    alone.client.PullImage(image={"image": reference})
+    assert len(layers_of(alone)) == len(kept) + 3
+    pod = pods.run_pod(host_network=True)
+    container = pods.create(pod, ["sh", "-c", "cat /data/emptied/new; sleep 1000"],
+                            mounts=[mount(reference), mount(reference, "/again", "d")])
+    alone.client.RemoveImage(image={"image": reference})
+    assert not alone.client.ImageStatus(image={"image": reference}).HasField("image")
+    assert len(layers_of(alone)) == len(kept) + 3
+    alone.kill()
+    alone.start()
+    pods.client = alone.client
+    alone.client.StartContainer(container_id=container)
+    pods.wait_line(container, "third")
+    assert pods.exec(container, ["cat", "/data/d/replaced", "/again/replaced"])[1] == "second\nsecond\n"
+    alone.client.RemoveContainer(container_id=container)
+    assert layers_of(alone) == kept
+    pods.remove_all()
+
+
+@pytest.mark.parametrize("step", ["snapshot", "bundle", "task_create", "record"])
+def test_nothing_stays_of_a_create_that_failed(make_daemon, registry, step):
+    daemon = make_daemon(args=["--fault", f"create_container.{step}"])
+    daemon.client.PullImage(image={"image": registry.busybox})
+    kept = layers_of(daemon)
+    reference = registry.push(Image(data_layers()), "volume/failed")
+    daemon.client.PullImage(image={"image": reference})
+    pods = Pods(daemon, registry.busybox)
+    refusal(pods, pods.run_pod(host_network=True), mount(reference))
+    daemon.client.RemoveImage(image={"image": reference})
+    assert layers_of(daemon) == kept
+    pods.remove_all()
+
+
+def test_a_refused_second_volume_gives_the_first_back(alone, registry):
+    pods, kept = Pods(alone), layers_of(alone)
+    reference = registry.push(Image(data_layers()), "volume/second")
+    alone.client.PullImage(image={"image": reference})
+    refusal(pods, pods.run_pod(host_network=True), mount(reference), mount(reference, "/b", "missing"))
+    alone.client.RemoveImage(image={"image": reference})
+    assert layers_of(alone) == kept
+    pods.remove_all()
+
+
+def test_an_artifact_is_mounted_as_its_files(alone, registry):
+    pods, kept = Pods(alone), layers_of(alone)
+    made = artifact([("model.bin", b"weights\n"), ("deep/er/readme.txt", b"words\n"), ("same.bin", b"weights\n"), (None, b"nameless")])
+    reference = registry.push(made, "artifact/model")
+    alone.client.PullImage(image={"image": reference})
+    image = alone.client.ImageStatus(image={"image": reference}, verbose=True)
+    assert image.image.id == digest(made.manifest) and image.image.size > len(b"weights\n")
+    assert json.loads(image.info["info"])["artifactType"] == "application/vnd.example.model"
+    pod = pods.run_pod(host_network=True)
+    script = "cd /data; find . -type f | sort; cat model.bin same.bin deep/er/readme.txt; cat /sub/readme.txt; ! touch model.bin 2>/dev/null"
+    out = pods.out(pod, ["sh", "-c", script], mounts=[mount(image.image.id), mount(reference, "/sub", "deep/er")],
+                   linux={"security_context": {"run_as_user": {"value": 1000}}})
+    assert out == "./deep/er/readme.txt\n./model.bin\n./same.bin\nweights\nweights\nwords\nwords\n"
+    # What it is not: a program.
+    with pytest.raises(grpc.RpcError) as error:
+        pods.create(pod, ["true"], image=reference)
+    assert "artifact of type 'application/vnd.example.model'" in error.value.details()
+    # It outlives the daemon as images do, and goes as they do.
+    alone.kill()
+    alone.start()
+    pods.client = alone.client
+    assert pods.out(pod, ["cat", "/data/model.bin"], mounts=[mount(reference)]) == "weights\n"
+    pods.remove_all()
+    alone.client.RemoveImage(image={"image": reference})
+    assert layers_of(alone) == kept
+    wait_for("the artifact's blobs are gone", lambda: not {b.split(":")[1] for b in made.blobs} & set(os.listdir(f"{alone.root}/images/blobs/sha256")))
+
+
+@pytest.mark.parametrize("name", ["../escape", "/absolute", "a/../../b", "", "a//b", "."])
+def test_an_artifact_whose_names_lead_out(daemon, registry, name):
+    made = artifact([("good", b"good\n"), (name, b"evil\n")])
+    reference = registry.push(made, "artifact/hostile", digest(name.encode())[7:20])
+    before = layers_of(daemon)
+    with pytest.raises(grpc.RpcError) as error:
+        daemon.client.PullImage(image={"image": reference})
+    assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT and f"'{name}'" in error.value.details()
+    assert layers_of(daemon) == before and not os.path.exists(f"{daemon.root}/images/l/escape")
+
+
+def test_an_artifact_with_one_name_twice(daemon, registry):
+    reference = registry.push(artifact([("a", b"1"), ("a", b"2")]), "artifact/twice")
+    with pytest.raises(grpc.RpcError) as error:
+        daemon.client.PullImage(image={"image": reference})
+    assert "two files of the artifact are named 'a'" in error.value.details()
+
+
+def test_an_artifact_without_files_is_refused_by_its_type(daemon, registry):
+    chart = artifact([(None, b"not a tar")], "", ("application/vnd.cncf.helm.config.v1+json", b'{"name":"x"}'), "application/vnd.cncf.helm.chart")
+    reference = registry.push(chart, "artifact/helm")
+    with pytest.raises(grpc.RpcError) as error:
+        daemon.client.PullImage(image={"image": reference})
+    assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED and "application/vnd.cncf.helm.config.v1+json" in error.value.details()
