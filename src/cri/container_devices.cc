@@ -77,7 +77,6 @@ Result<> AddHost(DevicesPart* part) {
 
 Result<DevicesPart> DevicesOf(const v1::ContainerConfig& config) {
   DevicesPart part;
-  if (config.cdi_devices_size() > 0) return MakeError(Code::kUnimplemented, "container '{}': CDI devices are not supported yet", config.metadata().name());
   // runtime-spec config-linux.md "Allowed Device list", and what every container needs: its own terminals.
   part.rules = json::array({Rule(false, nullptr, nullptr, nullptr, "rwm"), Rule(true, "c", nullptr, nullptr, "m"), Rule(true, "b", nullptr, nullptr, "m")});
   for (auto [major_number, minor_number] : {std::pair(1, 3), {1, 5}, {1, 7}, {1, 8}, {1, 9}, {5, 0}, {5, 1}, {5, 2}}) {

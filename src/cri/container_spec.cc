@@ -4,6 +4,7 @@
 #include "base/json.h"
 #include "base/limits.h"
 #include "cri/capabilities.h"
+#include "cri/cdi.h"
 #include "cri/image_user.h"
 #include "cri/sandbox_spec.h"
 #include "cri/seccomp_profile.h"
@@ -138,6 +139,15 @@ Result<> CheckSecurity(const ContainerSpecInputs& inputs) {
   return CheckCgroupParent(inputs.pod.config().linux().cgroup_parent(), inputs.systemd_cgroup);
 }
 
+// Last of all: vendors change what the pod has asked for.
+Result<> AddCdiDevices(const ContainerSpecInputs& inputs, json* spec) {
+  std::vector<std::string> names;
+  for (const auto& device : inputs.container.config().cdi_devices()) names.push_back(device.name());
+  if (names.empty()) return {};
+  CdiEdits edits = TRY(FindCdiDevices(inputs.config.containers.cdi_spec_dirs, names));
+  return ApplyCdi(edits, spec);
+}
+
 Result<json> LinuxOf(const ContainerSpecInputs& inputs, const ContainerCapabilities& caps, const MountsPart& mounts, const std::string& cgroup_path) {
   const auto& config = inputs.container.config();
   const auto& security = config.linux().security_context();
@@ -181,11 +191,12 @@ Result<ContainerSpec> BuildContainerSpec(const ContainerSpecInputs& inputs) {
                          {"io.kubernetes.cri.sandbox-name", inputs.pod.config().metadata().name()},
                          {"io.kubernetes.cri.sandbox-namespace", inputs.pod.config().metadata().namespace_()}};
   spec["linux"] = TRY(LinuxOf(inputs, caps, mounts, built.cgroup_path));
+  TRY(AddCdiDevices(inputs, &spec));
   built.json = DumpJson(spec);
   built.user.set_uid(user.uid);
   built.user.set_gid(user.gid);
   built.user.add_supplemental_groups(user.gid);
-  for (uint32_t group : user.groups) {
+  for (uint32_t group : spec["process"]["user"]["additionalGids"].get<std::vector<uint32_t>>()) {
     if (group != user.gid) built.user.add_supplemental_groups(group);
   }
   return built;

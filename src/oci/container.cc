@@ -124,8 +124,7 @@ class ContainerImpl : public Container {
       init_.pid = cloned->pid;
       init_.pidfd = std::move(cloned->pidfd);
     }
-    TRY(AwaitReady());
-    return RunCreateHooks();
+    return AwaitReady();
   }
 
   Result<> Start() override {
@@ -275,6 +274,10 @@ class ContainerImpl : public Container {
       }
       if (word.signal == Signal::kConsole) {
         init_.console = std::move(word.fd);
+      } else if (word.signal == Signal::kHooks) {
+        TRY(RunCreateHooks());
+        TRY(SendSignal(control_.get(), Signal::kHooksDone));
+        deadline = Deadline::After(options_.deadline_millis);  // hooks have timeouts of their own
       } else if (word.signal == Signal::kReady && word.ids.size() >= 2) {
         ProcessSpec& process = options_.spec.process;
         process.uid = word.ids[0];

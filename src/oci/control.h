@@ -18,6 +18,8 @@ enum class Signal : char {
   kMapped = 'm',     // parent: the id maps are written
   kChild = 'c',      // child: has cloned the container's init; its pidfd is with it
   kConsole = 't',    // child: the pty's master is with it
+  kHooks = 'h',      // child: its root file system is there and not yet entered; it waits
+  kHooksDone = 'd',  // parent: go on
   kReady = 'r',      // child: all but execve is done; the ids it has become follow
   kStart = 's',      // parent: execve now
   kFailed = 'f',     // child: an Error follows

@@ -205,6 +205,19 @@ int HostPid() {
   return readlink("/proc/self", text, sizeof text - 1) > 0 ? atoi(text) : 0;
 }
 
+// runtime-spec runtime.md "Lifecycle": both before pivot_root, those of the runtime's namespaces first.
+Result<> RunCreateHooks(const InitOptions& options) {
+  const Hooks& hooks = options.create.spec.hooks;
+  if (!hooks.prestart.empty() || !hooks.create_runtime.empty()) {
+    TRY(SendSignal(options.control, Signal::kHooks));
+    // As long as the hooks take; the launcher's end of file ends it.
+    auto word = TRY(Receive(options.control, Deadline::After(24 * 3600 * 1000)));
+    if (word.signal != Signal::kHooksDone) return MakeError(Code::kAborted, "the launcher went away");
+  }
+  if (hooks.create_container.empty()) return {};
+  return RunHooks(hooks.create_container, HookState(options.create, "created", HostPid()));
+}
+
 Result<Program> PrepareInit(const InitOptions& options, ProcessSpec* process, PreparedTrees* prepared) {
   const Plan& plan = options.plan;
   const CreateOptions& create = options.create;
@@ -221,10 +234,7 @@ Result<Program> PrepareInit(const InitOptions& options, ProcessSpec* process, Pr
                        process->console_height,
                        prepared,
                        {}};
-  const auto& hooks = create.spec.hooks.create_container;
-  if (!hooks.empty()) {
-    rootfs.before_pivot = [&] { return RunHooks(hooks, HookState(create, "created", HostPid())); };
-  }
+  rootfs.before_pivot = [&] { return RunCreateHooks(options); };
   Pty pty = TRY(EnterRootfs(rootfs));
   Program program = TRY(
       BecomeProgram(process, create.stdio, null.Release(), std::move(pty), options.filter, options.control, create.die_with_parent));

@@ -327,7 +327,7 @@ TEST_F(ContainerHooks, RunInOrderWithState) {
   std::ifstream log(bundle_ + "/log");
   std::string word, all;
   while (log >> word) all += word + " ";
-  EXPECT_EQ(all, "createContainer createRuntime poststart poststop ");
+  EXPECT_EQ(all, "createRuntime createContainer poststart poststop ");
   std::ifstream state(bundle_ + "/log.state");
   std::string text((std::istreambuf_iterator<char>(state)), {});
   EXPECT_THAT(
