@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cri/container_spec.h"
 
+#include <algorithm>
+#include <iterator>
+
 #include "base/json.h"
 #include "base/limits.h"
 #include "cri/capabilities.h"
@@ -106,7 +109,11 @@ Result<json> ProcessOf(const ContainerSpecInputs& inputs, const ContainerCapabil
   const auto& security = config.linux().security_context();
   json process;
   process["terminal"] = config.tty();
-  process["user"] = {{"uid", user.uid}, {"gid", user.gid}, {"additionalGids", user.groups}};
+  // The primary group too: a program that changes it (newgrp, setgid) must not shake off what a file's mode denies that
+  // group (CVE-2022-36109).
+  std::vector<uint32_t> groups = {user.gid};
+  std::copy_if(user.groups.begin(), user.groups.end(), std::back_inserter(groups), [&](uint32_t group) { return group != user.gid; });
+  process["user"] = {{"uid", user.uid}, {"gid", user.gid}, {"additionalGids", groups}};
   process["args"] = TRY(ArgsOf(config, inputs.image.config));
   process["env"] = TRY(EnvironmentOf(inputs, user.home));
   std::string cwd = !config.working_dir().empty() ? config.working_dir() : inputs.image.config.working_dir;
@@ -195,10 +202,7 @@ Result<ContainerSpec> BuildContainerSpec(const ContainerSpecInputs& inputs) {
   built.json = DumpJson(spec);
   built.user.set_uid(user.uid);
   built.user.set_gid(user.gid);
-  built.user.add_supplemental_groups(user.gid);
-  for (uint32_t group : spec["process"]["user"]["additionalGids"].get<std::vector<uint32_t>>()) {
-    if (group != user.gid) built.user.add_supplemental_groups(group);
-  }
+  for (uint32_t group : spec["process"]["user"]["additionalGids"].get<std::vector<uint32_t>>()) built.user.add_supplemental_groups(group);
   return built;
 }
 

@@ -55,6 +55,10 @@ Result<sys::User> ResolveContainerUser(const runtime::v1::LinuxContainerSecurity
   }
   if (security.has_run_as_group()) request.gid = TRY(ToId(security.run_as_group().value(), "run_as_group"));
   for (int64_t group : security.supplemental_groups()) request.supplemental.push_back(TRY(ToId(group, "supplemental group")));
+  auto policy = security.supplemental_groups_policy();
+  if (policy != runtime::v1::Merge && policy != runtime::v1::Strict) {
+    return MakeError(Code::kInvalidArgument, "supplemental_groups_policy {} is not known", static_cast<int>(policy));
+  }
   request.merge_groups = security.supplemental_groups_policy() == runtime::v1::Merge;
   std::string passwd = TRY(ReadLayered(lower_dirs, "/etc/passwd"));
   std::string group = TRY(ReadLayered(lower_dirs, "/etc/group"));
