@@ -85,7 +85,7 @@ class Store : public ImageStore {
   Result<Snapshot> FindSnapshot(const std::string& key) override { return state_->FindSnapshot(key); }
   Result<> RemoveSnapshot(const std::string& key) override { return state_->RemoveSnapshot(key); }
   Result<Usage> SnapshotUsage(const std::string& key) override {
-    TRY(state_->FindSnapshot(key));
+    if (TRY(state_->FindSnapshot(key)).upper_dir.empty()) return Usage();  // a view has nothing of its own
     return MeasureTree(state_->SnapshotFolder(key) + "/fs");
   }
   std::vector<std::string> ListSnapshots() override { return state_->ListSnapshots(); }

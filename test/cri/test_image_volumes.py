@@ -70,6 +70,16 @@ def test_a_container_sees_the_image(pods, volume):
     assert out == "second\nthird\nd:\nclimb\nfifo\nin\nloop\nout\nreplaced\n\nemptied:\nnew\n"
 
 
+def test_an_image_of_more_layers_than_a_page_of_options_names(pods, registry):
+    """mount(2) takes 4 KiB of options."""
+    layers = [tar_layer([entry(f"f{i}", data=b"x"), entry("last", data=b"%d\n" % i)]) for i in range(100)]
+    reference = registry.push(Image(layers), "volume/many")
+    pods.client.PullImage(image={"image": reference})
+    pod = pods.run_pod(host_network=True)
+    out = pods.out(pod, ["sh", "-c", "ls /data | wc -l; cat /data/last /one"], mounts=[mount(reference), mount(reference, "/one", "last")])
+    assert out == "101\n99\n99\n"
+
+
 @pytest.mark.parametrize("said", [True, False])
 def test_it_is_read_only_whatever_was_said(pods, volume, said):
     pod = pods.run_pod(host_network=True)
@@ -209,6 +219,26 @@ def test_nothing_stays_of_a_create_that_failed(make_daemon, registry, step):
     refusal(pods, pods.run_pod(host_network=True), mount(reference))
     daemon.client.RemoveImage(image={"image": reference})
     assert layers_of(daemon) == kept
+    pods.remove_all()
+
+
+def test_volumes_are_no_writable_layers(alone, registry):
+    """What ImageFsInfo says of containers is what they have written."""
+    pods = Pods(alone)
+    reference = registry.push(Image(data_layers()), "volume/usage")
+    alone.client.PullImage(image={"image": reference})
+    pod = pods.run_pod(host_network=True)
+
+    def written():
+        (containers,) = alone.client.ImageFsInfo().container_filesystems
+        return containers.used_bytes.value, containers.inodes_used.value
+    pods.create(pod, ["true"])
+    wait_for("the layer is measured", lambda: written()[1] > 0)
+    plain = written()
+    pods.create(pod, ["true"], mounts=[mount(reference), mount(reference, "/b")])
+    wait_for("the second layer is measured", lambda: written()[1] > plain[1])
+    # Two places to mount on are the container's own.
+    assert written()[1] == 2 * plain[1] + 2
     pods.remove_all()
 
 
