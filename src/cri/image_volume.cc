@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cri/image_volume.h"
 
+#include <sys/stat.h>
+
 #include "base/limits.h"
 #include "base/strings.h"
+#include "base/unique_fd.h"
 #include "image/below.h"
 
 namespace caisson::cri {
@@ -27,13 +30,18 @@ Result<> CheckSubPath(const std::string& path) {
 Result<std::vector<std::string>> PrepareOne(image::ImageStore& images, const v1::Mount& mount, const std::string& key) {
   if (!mount.host_path().empty()) return MakeError(Code::kInvalidArgument, "it names both an image and the host path '{}'", mount.host_path());
   if (mount.propagation() != v1::PROPAGATION_PRIVATE) return MakeError(Code::kInvalidArgument, "an image has no mounts to propagate");
+  // The kubelet maps every mount of a pod with a user namespace; files that belong to nobody in there are not what it asked.
+  if (mount.uidmappings_size() > 0 || mount.gidmappings_size() > 0) return MakeError(Code::kUnimplemented, "id-mapped image volumes are not supported yet");
   TRY(CheckSubPath(mount.image_sub_path()));
   auto view = TRY(images.PrepareView(key, mount.image().image()));
   if (mount.image_sub_path().empty()) return view.lower_dirs;
   // The init resolves it once more, where it mounts; this is for an answer that the pod's owner understands.
   auto found = image::ResolveInLayers(view.lower_dirs, mount.image_sub_path());
   if (!found && found.error().code == Code::kNotFound) return MakeError(Code::kNotFound, "the image has no '{}'", mount.image_sub_path());
-  TRY(std::move(found));
+  UniqueFd part = TRY(std::move(found));
+  struct stat info {};
+  if (fstat(part.get(), &info) != 0) return ErrnoError("look at '{}' of the image", mount.image_sub_path());
+  if (!S_ISDIR(info.st_mode) && !S_ISREG(info.st_mode)) return MakeError(Code::kInvalidArgument, "'{}' of the image is neither a folder nor a file", mount.image_sub_path());
   return view.lower_dirs;
 }
 

@@ -133,7 +133,8 @@ def test_a_sub_path_that_cannot_be(pods, volume, sub_path):
 
 
 def test_a_sub_path_that_is_neither_folder_nor_file(pods, volume):
-    assert "neither a folder nor a file" in refusal(pods, pods.run_pod(host_network=True), mount(volume, sub_path="d/fifo"))[1]
+    text = refusal(pods, pods.run_pod(host_network=True), mount(volume, sub_path="d/fifo"))[1]
+    assert "neither a folder nor a file" in text and "ImageVolumeMountFailed" in text
 
 
 def test_what_cannot_be_asked(pods, volume, daemon):
@@ -146,6 +147,9 @@ def test_what_cannot_be_asked(pods, volume, daemon):
     code, text = refusal(pods, pod, {"container_path": "/x", "host_path": "/etc", "image_sub_path": "d"})
     assert code == grpc.StatusCode.INVALID_ARGUMENT and "image_sub_path" in text
     assert "'..'" in refusal(pods, pod, mount(volume, "/a/../b"))[1]
+    maps = [{"host_id": 100000, "container_id": 0, "length": 65536}]
+    code, text = refusal(pods, pod, mount(volume, uidMappings=maps, gidMappings=maps))
+    assert code == grpc.StatusCode.UNIMPLEMENTED and "id-mapped" in text
 
 
 def test_recursively_read_only_is_what_it_is_anyway(pods, volume):

@@ -57,6 +57,8 @@ FIELDS = {
         "userns_options": {"mode": 0, "uids": [{"host_id": 100000, "container_id": 0, "length": 65536}],
                            "gids": [{"host_id": 100000, "container_id": 0, "length": 65536}]}}}}}, {}),
     "image volumes": ({}, {"mounts": [{"container_path": "/x", "image": {"image": "127.0.0.1:1/x:1"}}]}),
+    "id-mapped image volumes": ({}, {"mounts": [{"container_path": "/x", "image": {"image": "127.0.0.1:1/x:1"},
+                                                 "uidMappings": [{"host_id": 1000, "container_id": 0, "length": 1}]}]}),
     "id-mapped mounts": ({}, {"mounts": [{"container_path": "/x", "host_path": "/etc",
                                           "uidMappings": [{"host_id": 1000, "container_id": 0, "length": 1}],
                                           "gidMappings": [{"host_id": 1000, "container_id": 0, "length": 1}]}]}),
