@@ -51,6 +51,22 @@ Result<> SetAttributes(int mount_fd, unsigned long set, unsigned long clear, boo
   return SetAttr(mount_fd, attributes, recursive);
 }
 
+Result<> MapIds(int tree_fd, int user_namespace, bool recursive) {
+  mount_attr attributes{};
+  attributes.attr_set = MOUNT_ATTR_IDMAP;
+  attributes.userns_fd = static_cast<uint64_t>(user_namespace);
+  auto done = SetAttr(tree_fd, attributes, recursive);
+  if (done) return {};
+  int failed = done.error().sys_errno;
+  // mount_setattr(2): EINVAL from a file system that cannot, ENOSYS before Linux 5.12, EPERM if it is mapped already.
+  if (failed != EINVAL && failed != ENOSYS && failed != EPERM) return std::move(done.error()).Within("map the owners' ids");
+  return MakeError(Code::kFailedPrecondition,
+                   "the owners' ids cannot be mapped: {}",
+                   failed == ENOSYS   ? "that needs Linux 5.12"
+                   : failed == EINVAL ? "the kernel cannot do it on this file system"
+                                      : "they are mapped already, or the file system is not the host's");
+}
+
 Result<> SetMountPropagation(int mount_fd, unsigned long propagation) {
   if (propagation == 0) return {};
   mount_attr attributes{};

@@ -16,6 +16,9 @@ Result<UniqueFd> CloneTree(int source_fd, const std::string& source, bool recurs
 Result<> AttachTree(int tree_fd, int target_fd, const MountPlan& plan);
 // Sets MS_* attributes on the mount whose root is `mount_fd`.
 Result<> SetAttributes(int mount_fd, unsigned long set, unsigned long clear, bool recursive);
+// Shows the owners in the detached `tree_fd` as `user_namespace` maps them (mount_setattr(2), MOUNT_ATTR_IDMAP). Only with
+// the rights over the file system that the host's root has. kFailedPrecondition if kernel or file system cannot.
+Result<> MapIds(int tree_fd, int user_namespace, bool recursive);
 // Sets MS_SHARED and its kin, for the whole tree with MS_REC.
 Result<> SetMountPropagation(int mount_fd, unsigned long propagation);
 

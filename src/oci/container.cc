@@ -40,13 +40,6 @@ Result<UniqueFd> OpenNamespace(const std::string& path) {
   return fd;
 }
 
-std::string FormatMap(const std::vector<IdMapping>& mappings) {
-  std::string text;
-  for (const auto& mapping : mappings)
-    text += fmt::format("{} {} {}\n", mapping.container_id, mapping.host_id, mapping.size);
-  return text;
-}
-
 // The PID namespace that children are born in, for as long as the object lives (setns(2): it changes children only).
 class ChildPidNamespace {
  public:
@@ -95,9 +88,10 @@ class ContainerImpl : public Container {
     if (options_.spec.seccomp) filter_ = TRY(CompileSeccomp(*options_.spec.seccomp, options_.seccomp_cache_dir));
     options_.spec.seccomp.reset();  // the filter says it all; its rules would stay in memory as long as the container
     UniqueFd shm = TRY(CloneShm());
-    InitOptions init{options_, plan_, cgroup_.get(), {}, filter_ ? &*filter_ : nullptr, {}, {}, std::move(shm), -1};
+    InitOptions init{options_, plan_, cgroup_.get(), {}, filter_ ? &*filter_ : nullptr, {}, {}, {}, std::move(shm), -1};
     for (const auto& join : plan_.joins) init.joins.push_back({join.flag, TRY(OpenNamespace(join.path)), join.path});
     if (!plan_.user_namespace.empty()) init.user_namespace = TRY(OpenNamespace(plan_.user_namespace));
+    init.mappings = TRY(MakeMappings(init.user_namespace));
     std::optional<ChildPidNamespace> pid_namespace;
     if (!plan_.pid_namespace.empty()) {
       UniqueFd fd = TRY(OpenNamespace(plan_.pid_namespace));
@@ -147,6 +141,7 @@ class ContainerImpl : public Container {
                   TRY(cgroup_->JoinFds()),
                   filter_ ? &*filter_ : nullptr,
                   options_.spec.personality,
+                  &plan_.id_maps,
                   options_.die_with_parent,
                   control.child.get()};
     std::optional<ChildPidNamespace> pid_namespace;
@@ -236,6 +231,22 @@ class ContainerImpl : public Container {
     return tree;
   }
 
+  // The user namespaces that say how mounts are mapped; the container's own where it is there already.
+  Result<MappingNamespaces> MakeMappings(const UniqueFd& own) const {
+    MappingNamespaces mappings;
+    if (own && !plan_.id_maps.empty()) {
+      UniqueFd copy(fcntl(own.get(), F_DUPFD_CLOEXEC, 3));
+      if (!copy) return ErrnoError("duplicate a descriptor");
+      mappings.Add(plan_.id_maps, std::move(copy));
+    }
+    for (const auto* mounts : {&plan_.root_mounts, &plan_.mounts}) {
+      for (const auto& mount : *mounts) {
+        if (!mount.id_maps.empty()) TRY(mappings.Make(mount.id_maps));
+      }
+    }
+    return mappings;
+  }
+
   // With a user namespace: `outer` makes init, as our child, and ends.
   Result<> AwaitInit(const Cloned& outer) {
     ScopeExit reap([&] { KillAndReap(outer.pidfd.get()); });
@@ -243,8 +254,8 @@ class ContainerImpl : public Container {
     auto word = TRY(Receive(control_.get(), deadline));
     if (word.signal == Signal::kNeedsMaps) {
       std::string proc = fmt::format("/proc/{}/", outer.pid);
-      TRY(WriteWhole(proc + "uid_map", FormatMap(options_.spec.uid_mappings)));
-      TRY(WriteWhole(proc + "gid_map", FormatMap(options_.spec.gid_mappings)));
+      TRY(WriteWhole(proc + "uid_map", FormatIdMappings(plan_.id_maps.uids)));
+      TRY(WriteWhole(proc + "gid_map", FormatIdMappings(plan_.id_maps.gids)));
       TRY(SendSignal(control_.get(), Signal::kMapped));
       word = TRY(Receive(control_.get(), deadline));
     }

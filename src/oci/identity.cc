@@ -148,6 +148,19 @@ Result<> SetAttributes(const ProcessSpec& process) {
   return {};
 }
 
+Result<> RaiseHardLimits(const std::vector<Rlimit>& limits) {
+  for (const auto& limit : limits) {
+    auto resource = static_cast<__rlimit_resource>(limit.resource);
+    rlimit now{};
+    if (getrlimit(resource, &now) != 0) return ErrnoError("read rlimit {}", limit.resource);
+    if (limit.hard <= now.rlim_max) continue;
+    now.rlim_max = limit.hard;
+    if (setrlimit(resource, &now) != 0 && errno != EPERM)
+      return ErrnoError("raise rlimit {} to {}", limit.resource, limit.hard);
+  }
+  return {};
+}
+
 Result<> ResolveUser(int root_fd, ProcessSpec* process) {
   if (process->username.empty()) return {};
   sys::UserRequest request;

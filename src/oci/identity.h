@@ -19,6 +19,9 @@ namespace caisson::oci {
 // runtime's stays.
 Result<> SetAttributes(const ProcessSpec& process);
 
+// Hard limits that only the host's root may raise, before a user namespace is entered; what may not be raised stays.
+Result<> RaiseHardLimits(const std::vector<Rlimit>& limits);
+
 // Then, in the container's root: replaces a username by ids from the root's /etc/passwd and /etc/group.
 Result<> ResolveUser(int root_fd, ProcessSpec* process);
 // Limits, working directory, ids; capabilities too where no later step needs them. A hard limit that may not be raised

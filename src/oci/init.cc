@@ -18,6 +18,7 @@
 #include "oci/control.h"
 #include "oci/hooks.h"
 #include "oci/identity.h"
+#include "oci/id_mapping.h"
 #include "oci/rootfs.h"
 
 namespace caisson::oci {
@@ -105,6 +106,21 @@ void GiveStdio(uint32_t uid) {
     struct stat info {};
     if (fstat(number, &info) == 0 && S_ISFIFO(info.st_mode)) (void)!fchown(number, uid, static_cast<gid_t>(-1));
   }
+}
+
+// The last that the host's root does for a process that goes into a user namespace: its rights end there. Limits are
+// raised, and pipes become those of the namespace's root, who may hand them on to the user (GiveStdio).
+Result<> LeaveHost(const ProcessSpec& process, const Stdio& stdio, const IdMaps& maps) {
+  TRY(RaiseHardLimits(process.rlimits));
+  auto uid = ToHostId(maps.uids, 0), gid = ToHostId(maps.gids, 0);
+  if (!uid || !gid) return {};  // a namespace that was joined without telling its maps
+  for (const UniqueFd* end : {&stdio.in, &stdio.out, &stdio.err}) {
+    struct stat info {};
+    bool pipe = *end && fstat(end->get(), &info) == 0 && S_ISFIFO(info.st_mode);
+    if (pipe && info.st_uid == 0 && fchown(end->get(), *uid, *gid) != 0)
+      return ErrnoError("give a pipe of its stdio to the user namespace");
+  }
+  return {};
 }
 
 // Everything but stdio and the control socket, whatever the launcher had open and wherever it came from: neither the
@@ -232,6 +248,7 @@ Result<Program> PrepareInit(const InitOptions& options, ProcessSpec* process, Pr
                        options.shm.get(),
                        process->console_width,
                        process->console_height,
+                       &options.mappings,
                        prepared,
                        {}};
   rootfs.before_pivot = [&] { return RunCreateHooks(options); };
@@ -269,34 +286,36 @@ Result<Program> PrepareInit(const InitOptions& options, ProcessSpec* process, Pr
   AwaitStart(options, process, *program, host_pid);
 }
 
-Result<> EnterUserNamespace(const InitOptions& options) {
+Result<> EnterOwnUserNamespace(const InitOptions& options) {
   if (options.user_namespace) {
-    if (setns(options.user_namespace.get(), CLONE_NEWUSER) != 0)
-      return ErrnoError("join namespace '{}'", options.plan.user_namespace);
-  } else {
-    if (unshare(CLONE_NEWUSER) != 0) return ErrnoError("make a user namespace");
-    TRY(SendSignal(options.control, Signal::kNeedsMaps));
-    auto word = TRY(Receive(options.control, Deadline::After(options.create.deadline_millis)));
-    if (word.signal != Signal::kMapped) return MakeError(Code::kAborted, "the launcher went away");
+    auto entered = EnterUserNamespace(options.user_namespace.get());
+    if (!entered) return std::move(entered.error()).Within("namespace '" + options.plan.user_namespace + "'");
+    return {};
   }
-  // Root of the namespace, so that what is made belongs to it.
-  if (setgroups(0, nullptr) != 0 || setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0)
-    return ErrnoError("become root of the user namespace");
-  return {};
+  if (unshare(CLONE_NEWUSER) != 0) return ErrnoError("make a user namespace");
+  TRY(SendSignal(options.control, Signal::kNeedsMaps));
+  auto word = TRY(Receive(options.control, Deadline::After(options.create.deadline_millis)));
+  if (word.signal != Signal::kMapped) return MakeError(Code::kAborted, "the launcher went away");
+  return BecomeNamespaceRoot();
 }
 
 Result<> Outer(const InitOptions& options, PreparedTrees* prepared) {
   TRY(Begin(options.create.spec.process, options.cgroup_join_fds, options.create.spec.personality));
   if (unshare(CLONE_NEWNS) != 0) return ErrnoError("make a mount namespace");
-  *prepared = TRY(PrepareTrees(options.plan));
+  *prepared = TRY(PrepareTrees(options.plan, options.mappings));
+  TRY(LeaveHost(options.create.spec.process, options.create.stdio, options.plan.id_maps));
   TRY(JoinNamespaces(options.joins));
-  return EnterUserNamespace(options);
+  return EnterOwnUserNamespace(options);
 }
 
 Result<Program> PrepareExec(const ExecInit& options, ProcessSpec* process) {
   TRY(Begin(*process, options.cgroup_join_fds, options.personality));
   UniqueFd null = TRY(OpenNull(options.exec.stdio));
+  bool user_namespace = options.namespace_flags & CLONE_NEWUSER;
+  if (user_namespace) TRY(LeaveHost(*process, options.exec.stdio, *options.id_maps));
   if (setns(options.init_pidfd, options.namespace_flags) != 0) return ErrnoError("join the container's namespaces");
+  // A pty belongs to whoever opens it: not to someone whom the namespace does not know.
+  if (user_namespace) TRY(BecomeNamespaceRoot());
   Pty pty;
   if (process->terminal) {
     UniqueFd root(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));

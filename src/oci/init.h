@@ -18,6 +18,7 @@
 #include "oci/container.h"
 #include "oci/plan.h"
 #include "oci/seccomp.h"
+#include "oci/user_namespace.h"
 
 namespace caisson::oci {
 
@@ -34,8 +35,9 @@ struct InitOptions {
   std::vector<int> cgroup_join_fds;
   const SeccompFilter* filter = nullptr;
   std::vector<JoinNamespace> joins;
-  UniqueFd user_namespace;  // valid: the one to join
-  UniqueFd shm;             // valid: a detached clone of the pod's /dev/shm, for this container
+  UniqueFd user_namespace;     // valid: the one to join
+  MappingNamespaces mappings;  // those of the plan's mounts
+  UniqueFd shm;                // valid: a detached clone of the pod's /dev/shm, for this container
   int control = -1;
 };
 // In a process that has the plan's new namespaces already.
@@ -51,6 +53,7 @@ struct ExecInit {
   std::vector<int> cgroup_join_fds;
   const SeccompFilter* filter = nullptr;
   std::optional<unsigned long> personality;
+  const IdMaps* id_maps = nullptr;  // not empty: of the container's user namespace
   bool die_with_parent = true;
   int control = -1;
 };

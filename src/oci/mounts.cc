@@ -94,7 +94,14 @@ Result<MountPlan> PlanMount(const std::string& destination, const std::string& t
       continue;
     } else if (type == "caisson-image" && word.starts_with(kSubPath)) {
       plan.sub_path = word.substr(kSubPath.size());
-    } else if (word == "idmap" || word == "ridmap" || word == "copy-symlink") {
+    } else if (word == "idmap" || word == "ridmap") {
+      plan.map_ids = true;
+      plan.map_ids_recursive = word == "ridmap";
+    } else if (word.starts_with("uidmap=")) {
+      plan.id_maps.uids = TRY(ParseIdMappings(word.substr(7)));
+    } else if (word.starts_with("gidmap=")) {
+      plan.id_maps.gids = TRY(ParseIdMappings(word.substr(7)));
+    } else if (word == "copy-symlink") {
       return MakeError(Code::kUnimplemented, "mount '{}': option '{}' is not supported", destination, word);
     } else {
       plan.data += (plan.data.empty() ? "" : ",") + word;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "oci/id_mapping.h"
 
 namespace caisson::oci {
 
@@ -29,6 +30,8 @@ struct MountPlan {
   unsigned long flags = 0;                               // MS_* of the mount: nosuid, nodev, noexec, ro, atime …
   unsigned long clear_flags = 0;                         // MS_* that are taken away ("rw", "suid", "exec", "dev")
   unsigned long recursive_set = 0, recursive_clear = 0;  // the same for the whole tree: "rro", "rnosuid", …
+  IdMaps id_maps;                                        // whose ids the owners' are shown as; empty: their own
+  bool map_ids = false, map_ids_recursive = false;       // said so: of the whole tree too
   unsigned long propagation = 0;                         // MS_SHARED, MS_SLAVE, MS_PRIVATE, with MS_REC; 0: none said
   std::string sub_path;                                  // kImage: relative; empty: the whole image
   std::string data;                                      // the rest, comma-separated, for the file system

@@ -38,9 +38,10 @@ TEST(PlanMount, RecursiveWords) {
 
 TEST(PlanMount, Refuses) {
   EXPECT_FALSE(PlanMount("/x", "bind", "", {}));
-  auto mapped = PlanMount("/x", "bind", "/y", {"idmap"});
-  ASSERT_FALSE(mapped);
-  EXPECT_EQ(mapped.error().code, Code::kUnimplemented);
+  auto copied = PlanMount("/x", "bind", "/y", {"copy-symlink"});
+  ASSERT_FALSE(copied);
+  EXPECT_EQ(copied.error().code, Code::kUnimplemented);
+  EXPECT_FALSE(PlanMount("/x", "overlay", "overlay", {"uidmap=0:1"}));
   EXPECT_FALSE(PropagationFlag("rsomething"));
 }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/scope_exit.h"
+#include "base/unique_fd.h"
 #include "oci/bind.h"
 #include "sys/path.h"
 
@@ -46,6 +47,27 @@ std::string Unescape(const std::string& text) {
 }
 
 constexpr std::string_view kLower = "lowerdir=";
+
+// An id-mapped copy of the mount that `folder` is in, on top of it.
+Result<> MapInPlace(const std::string& folder, int mapping) {
+  UniqueFd tree = TRY(CloneTree(AT_FDCWD, folder, false));
+  auto mapped = MapIds(tree.get(), mapping, false);
+  if (!mapped) return std::move(mapped.error()).Within("root file system layer '" + folder + "'");
+  UniqueFd target(open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!target) return ErrnoError("open '{}'", folder);
+  return AttachTree(tree.get(), target.get(), MountPlan{});
+}
+
+// Overlayfs cannot be id-mapped itself, but takes layers that are (Linux 5.19).
+Result<> MapLayers(const MountPlan& plan, int mapping) {
+  if (plan.kind == MountKind::kBind) return MapInPlace(plan.source, mapping);
+  for (const auto& option : SplitEscaped(plan.data, ',')) {
+    if (!option.starts_with(kLower)) continue;
+    for (const auto& folder : SplitEscaped(option.substr(kLower.size()), ':'))
+      TRY(MapInPlace(Unescape(folder), mapping));
+  }
+  return {};
+}
 
 // Folder by folder, on kernels that can.
 Result<> MountOneByOne(const MountPlan& plan, const std::string& data) {
@@ -115,8 +137,9 @@ ShortOptions ShortenLowerDirs(const std::string& data) {
   return result;
 }
 
-Result<> MountLayers(const MountPlan& plan) {
+Result<> MountLayers(const MountPlan& plan, int mapping) {
   ShortOptions options{"", plan.data};
+  if (!plan.id_maps.empty()) TRY(MapLayers(plan, mapping));
   if (plan.data.size() > kMountDataBytes && plan.type == "overlay") {
     options = ShortenLowerDirs(plan.data);
     if (!options.folder.empty() && chdir(options.folder.c_str()) != 0) return ErrnoError("enter '{}'", options.folder);

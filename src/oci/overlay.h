@@ -14,8 +14,9 @@
 namespace caisson::oci {
 
 // Mounts `plan` on its destination, a path of the caller's mount namespace. May change the working directory: child
-// only.
-Result<> MountLayers(const MountPlan& plan);
+// only. With `mapping`, a user namespace, the layers below an overlay (or what a bind mounts) are id-mapped first, each
+// in its place, where the caller's mount namespace has it from then on.
+Result<> MountLayers(const MountPlan& plan, int mapping);
 
 // Mounts the layers of `plan`, of kind kImage, on the folder `at` for a moment, and returns a detached copy of that mount,
 // or of the folder or file at its sub path, which no link leads out of. Nobody sees `at` covered but the caller's mount

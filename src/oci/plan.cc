@@ -16,19 +16,6 @@ constexpr int kNewTime = 0x80;  // CLONE_NEWTIME
 constexpr unsigned long kCloneFlags =
     CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWUSER;
 
-Result<> CheckIdMappings(const std::vector<IdMapping>& mappings, const char* what) {
-  if (mappings.empty())
-    return MakeError(Code::kInvalidArgument, "linux.{} is empty, but there is a new user namespace", what);
-  if (mappings.size() > 340)
-    return MakeError(Code::kInvalidArgument, "linux.{} has more than 340 entries", what);  // user_namespaces(7)
-  for (const auto& mapping : mappings) {
-    uint64_t end = std::max(uint64_t{mapping.container_id}, uint64_t{mapping.host_id}) + mapping.size;
-    if (mapping.size == 0 || end > 0xffffffffu)
-      return MakeError(Code::kInvalidArgument, "linux.{} has a range that cannot be", what);
-  }
-  return {};
-}
-
 Result<> PlanNamespaces(const Spec& spec, Plan* plan) {
   for (const auto& space : spec.namespaces) {
     if (!space.path.empty() && space.path[0] != '/') {
@@ -53,11 +40,12 @@ Result<> PlanNamespaces(const Spec& spec, Plan* plan) {
     return MakeError(Code::kInvalidArgument, "linux.namespaces has no mount namespace");
   plan->new_user_namespace = plan->clone_flags & CLONE_NEWUSER;
   if (plan->new_user_namespace) {
-    TRY(CheckIdMappings(spec.uid_mappings, "uidMappings"));
-    TRY(CheckIdMappings(spec.gid_mappings, "gidMappings"));
-  } else if (plan->user_namespace.empty() && !(spec.uid_mappings.empty() && spec.gid_mappings.empty())) {
+    TRY(CheckIdMappings(spec.id_maps.uids, "linux.uidMappings"));
+    TRY(CheckIdMappings(spec.id_maps.gids, "linux.gidMappings"));
+  } else if (plan->user_namespace.empty() && !spec.id_maps.empty()) {
     return MakeError(Code::kInvalidArgument, "linux.uidMappings is there, but no user namespace");
   }
+  plan->id_maps = spec.id_maps;
   if (!(plan->clone_flags & CLONE_NEWUTS)) return {};
   plan->hostname = spec.hostname;
   plan->domainname = spec.domainname;
@@ -102,6 +90,33 @@ Result<> PlanDevices(const Spec& spec, Plan* plan) {
   return {};
 }
 
+// runtime-spec config.md "mounts": whoever says idmap without mappings means the container's own; whoever gives mappings
+// and says nothing means idmap.
+Result<> PlanIdMaps(const Plan& plan, MountPlan* mount) {
+  if (mount->id_maps.empty() && !mount->map_ids) return {};
+  std::string what = fmt::format("mount '{}'", mount->destination);
+  if (mount->id_maps.empty()) mount->id_maps = plan.id_maps;
+  if (mount->id_maps.empty())
+    return MakeError(Code::kInvalidArgument, "{} is to be id-mapped, but nothing says how", what);
+  TRY(CheckIdMappings(mount->id_maps.uids, what + ": uidMappings"));
+  TRY(CheckIdMappings(mount->id_maps.gids, what + ": gidMappings"));
+  if (mount->kind == MountKind::kBind || mount->type == "overlay") return {};
+  return MakeError(Code::kUnimplemented, "{}: only bind mounts and overlays can be id-mapped", what);
+}
+
+// A mount that is shared with the host's takes whatever a container mounts on it there; in a user namespace everybody
+// who is root in it may mount (mount_namespaces(7), "more privileged").
+Result<> CheckPropagation(const Plan& plan) {
+  bool mapped_root = std::any_of(plan.root_mounts.begin(), plan.root_mounts.end(),
+                                 [](const MountPlan& mount) { return !mount.id_maps.empty(); });
+  bool user_namespace = plan.new_user_namespace || !plan.user_namespace.empty();
+  if (!mapped_root && !user_namespace) return {};
+  bool shared = (plan.host_propagation | plan.root_propagation) & MS_SHARED;
+  for (const auto& mount : plan.mounts) shared |= (mount.propagation & MS_SHARED) != 0;
+  if (!shared) return {};
+  return MakeError(Code::kInvalidArgument, "mounts of a container in a user namespace cannot be shared with the host's");
+}
+
 Result<> PlanMounts(const Spec& spec, const std::string& bundle, const std::vector<RootfsMount>& rootfs, Plan* plan) {
   plan->root_path = spec.root_path.starts_with('/') ? spec.root_path : bundle + "/" + spec.root_path;
   plan->root_readonly = spec.root_readonly;
@@ -110,6 +125,7 @@ Result<> PlanMounts(const Spec& spec, const std::string& bundle, const std::vect
   plan->host_propagation = plan->root_propagation == 0 ? MS_SLAVE | MS_REC : plan->root_propagation;
   for (const auto& mount : rootfs) {
     plan->root_mounts.push_back(TRY(PlanMount(plan->root_path, mount.type, mount.source, mount.options)));
+    TRY(PlanIdMaps(*plan, &plan->root_mounts.back()));
   }
   for (const auto& mount : spec.mounts) {
     MountPlan planned = TRY(PlanMount(mount.destination, mount.type, mount.source, mount.options));
@@ -117,9 +133,11 @@ Result<> PlanMounts(const Spec& spec, const std::string& bundle, const std::vect
     bool own = planned.kind == MountKind::kFileSystem || planned.kind == MountKind::kImage;
     bool labelled = own && !spec.mount_label.empty() && planned.type != "devtmpfs";
     if (labelled) planned.data += fmt::format("{}context=\"{}\"", planned.data.empty() ? "" : ",", spec.mount_label);
+    planned.id_maps = mount.id_maps;
+    TRY(PlanIdMaps(*plan, &planned));
     plan->mounts.push_back(std::move(planned));
   }
-  return {};
+  return CheckPropagation(*plan);
 }
 
 // A device policy denies what it does not name, but the default devices "MUST" be usable (config-linux.md), as well as
@@ -190,6 +208,11 @@ std::string DescribeMount(const MountPlan& mount) {
     if (flags != 0) text += fmt::format(" {} {}", word, DescribeFlags(flags));
   }
   if (!mount.data.empty()) text += " data " + mount.data;
+  for (const auto& [what, maps] : {std::pair("uids", &mount.id_maps.uids), {"gids", &mount.id_maps.gids}}) {
+    for (const auto& map : *maps)
+      text += fmt::format(" {} {}:{}:{}{}", what, map.container_id, map.host_id, map.size,
+                          mount.map_ids_recursive ? " recursive" : "");
+  }
   return text + "\n";
 }
 

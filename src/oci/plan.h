@@ -31,6 +31,8 @@ struct Plan {
   std::vector<NamespaceSpec> joins;           // all but user and PID, in the order of the spec
   std::string user_namespace, pid_namespace;  // paths; empty: new or the launcher's own
   bool new_user_namespace = false;
+  IdMaps id_maps;  // of the user namespace, new or joined; a joined one's may not be known
+
   std::string hostname, domainname;  // to be set in a UTS namespace of the container's own
 
   // File system, in order.

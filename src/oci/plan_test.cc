@@ -105,10 +105,10 @@ TEST(Plan, RefusesWhatCannotBe) {
   EXPECT_THAT(ErrorOf([](Spec* s) { s->namespaces.push_back({CLONE_NEWUSER, ""}); }), HasSubstr("uidMappings"));
   EXPECT_THAT(ErrorOf([](Spec* s) {
                 s->namespaces.push_back({CLONE_NEWUSER, ""});
-                s->uid_mappings = s->gid_mappings = {{0, 0xffffffff, 2}};
+                s->id_maps.uids = s->id_maps.gids = {{0, 0xffffffff, 2}};
               }),
               HasSubstr("range"));
-  EXPECT_THAT(ErrorOf([](Spec* s) { s->uid_mappings = {{0, 1, 1}}; }), HasSubstr("no user namespace"));
+  EXPECT_THAT(ErrorOf([](Spec* s) { s->id_maps.uids = {{0, 1, 1}}; }), HasSubstr("no user namespace"));
   EXPECT_THAT(ErrorOf([](Spec* s) { s->devices[0].path = "/dev/../etc/x"; }), HasSubstr("device path"));
   EXPECT_THAT(ErrorOf([](Spec* s) { s->devices[0].path = "/dev/.."; }), HasSubstr("device path"));
   EXPECT_THAT(ErrorOf([](Spec* s) { s->masked_paths = {"x"}; }), HasSubstr("maskedPaths"));

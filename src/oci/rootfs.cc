@@ -47,8 +47,8 @@ Result<> SetHostPropagation(const Plan& plan) {
   return {};
 }
 
-Result<> MountRoot(const Plan& plan) {
-  for (const auto& layer : plan.root_mounts) TRY(MountLayers(layer));
+Result<> MountRoot(const Plan& plan, const MappingNamespaces& mappings) {
+  for (const auto& layer : plan.root_mounts) TRY(MountLayers(layer, mappings.Find(layer.id_maps)));
   if (!plan.root_mounts.empty()) return {};
   // pivot_root(2) wants a mount point.
   if (mount(plan.root_path.c_str(), plan.root_path.c_str(), nullptr, MS_BIND | MS_REC, nullptr) == 0) return {};
@@ -66,6 +66,13 @@ Result<std::vector<UniqueFd>> CloneImages(const Plan& plan) {
     images[i] = std::move(*tree);
   }
   return images;
+}
+
+// A detached copy of a bind mount's source, id-mapped if the plan says so. With the host's rights only.
+Result<UniqueFd> OpenBind(const MountPlan& plan, const MappingNamespaces& mappings) {
+  UniqueFd tree = TRY(CloneTree(AT_FDCWD, plan.source, plan.recursive));
+  if (!plan.id_maps.empty()) TRY(MapIds(tree.get(), mappings.Find(plan.id_maps), plan.map_ids_recursive));
+  return tree;
 }
 
 // What programs that show a container its own limits (lxcfs) put over files of /proc; all else in there is the
@@ -132,7 +139,7 @@ class RootfsMaker {
       if (!attached) return std::move(attached.error()).Within("root file system '" + plan_.root_path + "'");
       return {};
     }
-    TRY(MountRoot(plan_));
+    TRY(MountRoot(plan_, *options_.mappings));
     root_ = UniqueFd(open(plan_.root_path.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
     if (!root_) return ErrnoError("open root file system '{}'", plan_.root_path);
     return {};
@@ -208,7 +215,7 @@ class RootfsMaker {
     UniqueFd tree;
     if (options_.prepared != nullptr) tree = std::move(options_.prepared->binds[index]);
     if (plan.kind == MountKind::kImage && !tree) tree = std::move(images_[index]);
-    if (!tree) tree = TRY(CloneTree(AT_FDCWD, plan.source, plan.recursive));
+    if (!tree) tree = TRY(OpenBind(plan, *options_.mappings));
     UniqueFd target = TRY(TargetLike(tree.get(), plan.destination));
     TRY(CheckTarget(target.get(), IsProc(tree.get())));
     return AttachTree(tree.get(), target.get(), plan);
@@ -288,19 +295,19 @@ class RootfsMaker {
 
 }  // namespace
 
-Result<PreparedTrees> PrepareTrees(const Plan& plan) {
+Result<PreparedTrees> PrepareTrees(const Plan& plan, const MappingNamespaces& mappings) {
   PreparedTrees prepared;
   TRY(SetHostPropagation(plan));
   prepared.binds = TRY(CloneImages(plan));
   for (size_t i = 0; i < plan.mounts.size(); ++i) {
     const MountPlan& mount = plan.mounts[i];
     if (mount.kind != MountKind::kBind) continue;
-    auto tree = CloneTree(AT_FDCWD, mount.source, mount.recursive);
+    auto tree = OpenBind(mount, mappings);
     if (!tree)
       return std::move(tree.error()).Within(fmt::format("mount '{}' on '{}'", mount.source, mount.destination));
     prepared.binds[i] = std::move(*tree);
   }
-  if (!plan.root_mounts.empty()) TRY(MountRoot(plan));
+  if (!plan.root_mounts.empty()) TRY(MountRoot(plan, mappings));
   auto root = CloneTree(AT_FDCWD, plan.root_path, true);
   if (!root) return std::move(root.error()).Within(fmt::format("root file system '{}'", plan.root_path));
   prepared.root = std::move(*root);

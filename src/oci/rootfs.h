@@ -18,6 +18,7 @@
 #include "oci/cgroup.h"
 #include "oci/devices.h"
 #include "oci/plan.h"
+#include "oci/user_namespace.h"
 
 namespace caisson::oci {
 
@@ -32,12 +33,13 @@ struct RootfsOptions {
   bool cgroup_v2 = false;
   int shm_fd = -1;  // a detached mount, to be attached for the mount of kind kShm
   uint16_t console_width = 0, console_height = 0;
-  PreparedTrees* prepared = nullptr;       // null: the child opens what it needs
-  std::function<Result<>()> before_pivot;  // createContainer hooks; may be empty
+  const MappingNamespaces* mappings = nullptr;  // has those of the plan's mounts
+  PreparedTrees* prepared = nullptr;            // null: the child opens what it needs
+  std::function<Result<>()> before_pivot;       // createContainer hooks; may be empty
 };
 
 // Mounts the root and clones all bind sources and images. The caller has a mount namespace of its own that it gives up afterwards.
-Result<PreparedTrees> PrepareTrees(const Plan& plan);
+Result<PreparedTrees> PrepareTrees(const Plan& plan, const MappingNamespaces& mappings);
 
 // On return the calling process is in the new root, "/" its working directory. The pty is valid when the plan has a
 // console. Errors name the mount or path.

@@ -346,8 +346,8 @@ Result<> ReadLinux(const JsonReader& reader, Spec* spec) {
     spec->namespaces.push_back(std::move(space));
     return {};
   }));
-  TRY(ReadIdMappings(reader, "uidMappings", &spec->uid_mappings));
-  TRY(ReadIdMappings(reader, "gidMappings", &spec->gid_mappings));
+  TRY(ReadIdMappings(reader, "uidMappings", &spec->id_maps.uids));
+  TRY(ReadIdMappings(reader, "gidMappings", &spec->id_maps.gids));
   TRY(reader.Read("sysctl", &spec->sysctl));
   TRY(reader.Read("cgroupsPath", &spec->cgroups_path));
   TRY(reader.Object("resources", [&](const JsonReader& item) { return ReadResources(item, &spec->resources); }));
@@ -378,11 +378,8 @@ Result<> ReadMounts(const JsonReader& reader, std::vector<MountSpec>* mounts) {
     TRY(item.Read("type", &mount.type));
     TRY(item.Read("source", &mount.source));
     TRY(item.Read("options", &mount.options));
-    for (const char* member : {"uidMappings", "gidMappings"}) {
-      if (const Json* found = item.Find(member); found != nullptr && !found->empty()) {
-        return MakeError(Code::kUnimplemented, "{}: mounts with id mappings are not supported", item.At(member));
-      }
-    }
+    TRY(ReadIdMappings(item, "uidMappings", &mount.id_maps.uids));
+    TRY(ReadIdMappings(item, "gidMappings", &mount.id_maps.gids));
     if (mount.destination.empty()) return item.Wrong("destination", "given");
     if (mount.destination[0] != '/') mount.destination.insert(0, 1, '/');  // runtime-spec 1.0: relative to "/"
     mounts->push_back(std::move(mount));

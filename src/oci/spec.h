@@ -13,6 +13,7 @@
 
 #include "base/result.h"
 #include "oci/cgroup.h"
+#include "oci/id_mapping.h"
 #include "oci/seccomp.h"
 
 namespace caisson::oci {
@@ -65,15 +66,12 @@ struct ProcessSpec {
 struct MountSpec {
   std::string destination, type, source;
   std::vector<std::string> options;
+  IdMaps id_maps = {};  // empty: the owners' ids are what they are
 };
 
 struct NamespaceSpec {
   int flag = 0;      // CLONE_NEW*
   std::string path;  // empty: a new one
-};
-
-struct IdMapping {
-  uint32_t container_id = 0, host_id = 0, size = 0;
 };
 
 struct DeviceNode {
@@ -105,7 +103,7 @@ struct Spec {
   std::map<std::string, std::string> annotations;
 
   std::vector<NamespaceSpec> namespaces;
-  std::vector<IdMapping> uid_mappings, gid_mappings;
+  IdMaps id_maps;
   std::map<std::string, std::string> sysctl;
   std::string cgroups_path;
   Resources resources;

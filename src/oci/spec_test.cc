@@ -81,7 +81,7 @@ TEST(Spec, WholeLinux) {
   ASSERT_TRUE(spec) << spec.error().message;
   EXPECT_EQ(spec->FindNamespace(CLONE_NEWNET)->path, "/n");
   EXPECT_EQ(spec->FindNamespace(CLONE_NEWPID), nullptr);
-  EXPECT_EQ(spec->uid_mappings[0].host_id, 5u);
+  EXPECT_EQ(spec->id_maps.uids[0].host_id, 5u);
   EXPECT_EQ(*spec->resources.memory->swap, -1);
   EXPECT_EQ(*spec->resources.pids_limit, 7);
   EXPECT_EQ(spec->resources.devices[0].type, 'a');
@@ -121,7 +121,7 @@ TEST(Spec, ErrorsNameTheMember) {
            {"/process/ioPriority", {{"class", "IOPRIO_CLASS_RT"}, {"priority", 8}}, "process.ioPriority.priority"},
            {"/root", "rootfs", "root"},
            {"/mounts", {{{"type", "tmpfs"}}}, "mounts[0].destination"},
-           {"/mounts", {{{"destination", "/x"}, {"uidMappings", {{{"size", 1}}}}}}, "mounts[0].uidMappings"},
+           {"/mounts", {{{"destination", "/x"}, {"uidMappings", {{{"size", -1}}}}}}, "mounts[0].uidMappings[0].size"},
            {"/linux", {{"namespaces", {{{"type", "mount"}}, {{"type", "mount"}}}}}, "linux.namespaces[1].type"},
            {"/linux", {{"namespaces", {{{"type", "x"}}}}}, "linux.namespaces[0].type"},
            {"/linux", {{"devices", {{{"path", "x"}, {"type", "c"}}}}}, "linux.devices[0].path"},
