@@ -139,6 +139,20 @@ Result<json> NodeOf(const CdiDeviceNode& node, const json& user) {
   return out;
 }
 
+// In a user namespace nobody may make nodes: the host's is shown, as the devices of the CRI are.
+CdiMount AsMount(const CdiDeviceNode& node) {
+  CdiMount mount;
+  mount.host_path = node.host_path.empty() ? node.path : node.host_path;
+  mount.container_path = node.path;
+  mount.options = {"bind", "rprivate", "nosuid", "noexec"};
+  return mount;
+}
+
+bool HasUserNamespace(const json& spec) {
+  const json& spaces = spec["linux"]["namespaces"];
+  return std::any_of(spaces.begin(), spaces.end(), [](const json& space) { return space["type"] == "user"; });
+}
+
 Result<> AddNode(const CdiDeviceNode& node, json* spec) {
   json device = TRY(NodeOf(node, (*spec)["process"]["user"]));
   json kept = json::array();
@@ -149,7 +163,7 @@ Result<> AddNode(const CdiDeviceNode& node, json* spec) {
     (*spec)["linux"]["resources"]["devices"].push_back(
         {{"allow", true}, {"type", device["type"] == "u" ? "c" : device["type"]}, {"major", device["major"]}, {"minor", device["minor"]}, {"access", node.permissions}});
   }
-  kept.push_back(std::move(device));
+  if (!HasUserNamespace(*spec)) kept.push_back(std::move(device));
   (*spec)["linux"]["devices"] = std::move(kept);
   return {};
 }
@@ -227,7 +241,10 @@ Result<CdiEdits> FindCdiDevices(const std::vector<std::string>& dirs, const std:
 Result<> ApplyCdi(const CdiEdits& edits, json* spec) {
   for (const std::string& variable : edits.env) SetVariable(variable, &(*spec)["process"]["env"]);
   for (const CdiDeviceNode& node : edits.device_nodes) TRY(AddNode(node, spec));
-  AddMounts(edits.mounts, spec);
+  std::vector<CdiMount> mounts;
+  if (HasUserNamespace(*spec)) std::transform(edits.device_nodes.begin(), edits.device_nodes.end(), std::back_inserter(mounts), AsMount);
+  mounts.insert(mounts.end(), edits.mounts.begin(), edits.mounts.end());
+  AddMounts(mounts, spec);
   for (const CdiHook& hook : edits.hooks) AddHook(hook, spec);
   json& groups = (*spec)["process"]["user"]["additionalGids"];
   for (uint32_t gid : edits.additional_gids) {

@@ -32,26 +32,36 @@ json Rule(bool allow, const char* type, json major_number, json minor_number, co
   return rule;
 }
 
-Result<> Add(DevicesPart* part, const std::string& path, const struct stat& info, const std::string& access) {
-  if (part->devices.size() >= kMaxDevices) return MakeError(Code::kResourceExhausted, "more than {} devices", kMaxDevices);
-  part->devices.push_back(Node(path, info));
-  part->rules.push_back(Rule(true, S_ISBLK(info.st_mode) ? "b" : "c", major(info.st_rdev), minor(info.st_rdev), access.c_str()));
+struct Requested {
+  std::string source, target, access;
+  bool user_namespace = false;
+};
+
+Result<> Add(DevicesPart* part, const Requested& device, const struct stat& info) {
+  if (part->devices.size() + part->mounts.size() >= kMaxDevices) return MakeError(Code::kResourceExhausted, "more than {} devices", kMaxDevices);
+  if (device.user_namespace) {
+    part->mounts.push_back({{"destination", device.target}, {"type", "bind"}, {"source", device.source}, {"options", {"bind", "rprivate", "nosuid", "noexec"}}});
+  } else {
+    part->devices.push_back(Node(device.target, info));
+  }
+  part->rules.push_back(Rule(true, S_ISBLK(info.st_mode) ? "b" : "c", major(info.st_rdev), minor(info.st_rdev), device.access.c_str()));
   return {};
 }
 
 // A device, or every device below a folder, as other runtimes take it.
-Result<> AddRequested(DevicesPart* part, const v1::Device& device) {
+Result<> AddRequested(DevicesPart* part, const v1::Device& device, bool user_namespace) {
   std::string access = device.permissions().empty() ? "rwm" : device.permissions();
   if (access.find_first_not_of("rwm") != std::string::npos) return MakeError(Code::kInvalidArgument, "device '{}': permissions '{}' are not of \"rwm\"", device.host_path(), access.substr(0, 16));
   std::string target = device.container_path().empty() ? device.host_path() : device.container_path();
   struct stat info {};
   if (stat(device.host_path().c_str(), &info) != 0) return ErrnoError("device '{}'", device.host_path());
-  if (IsDevice(info)) return Add(part, target, info, access);
+  if (IsDevice(info)) return Add(part, {device.host_path(), target, access, user_namespace}, info);
   if (!S_ISDIR(info.st_mode)) return MakeError(Code::kInvalidArgument, "'{}' is no device", device.host_path());
   std::error_code failed;
   for (fs::recursive_directory_iterator at(device.host_path(), failed), end; !failed && at != end; at.increment(failed)) {
     if (lstat(at->path().c_str(), &info) == 0 && IsDevice(info)) {
-      TRY(Add(part, target + at->path().string().substr(device.host_path().size()), info, access));
+      std::string path = at->path();
+      TRY(Add(part, {path, target + path.substr(device.host_path().size()), access, user_namespace}, info));
     }
   }
   return {};
@@ -75,7 +85,7 @@ Result<> AddHost(DevicesPart* part) {
 
 }  // namespace
 
-Result<DevicesPart> DevicesOf(const v1::ContainerConfig& config) {
+Result<DevicesPart> DevicesOf(const v1::ContainerConfig& config, bool user_namespace) {
   DevicesPart part;
   // runtime-spec config-linux.md "Allowed Device list", and what every container needs: its own terminals.
   part.rules = json::array({Rule(false, nullptr, nullptr, nullptr, "rwm"), Rule(true, "c", nullptr, nullptr, "m"), Rule(true, "b", nullptr, nullptr, "m")});
@@ -86,7 +96,7 @@ Result<DevicesPart> DevicesOf(const v1::ContainerConfig& config) {
   if (config.linux().security_context().privileged()) {
     TRY(AddHost(&part));
   }
-  for (const auto& device : config.devices()) TRY(AddRequested(&part, device));
+  for (const auto& device : config.devices()) TRY(AddRequested(&part, device, user_namespace));
   return part;
 }
 

@@ -94,7 +94,12 @@ Result<json> FromCri(const v1::Mount& mount, const std::vector<std::string>& lay
   std::string destination = TRY(CleanDestination(mount.container_path()));
   TRY(CheckRecursive(mount));
   if (IsImageVolume(mount)) return FromImage(mount, destination, layers);
-  if (mount.uidmappings_size() > 0 || mount.gidmappings_size() > 0) return MakeError(Code::kUnimplemented, "mount '{}': id-mapped mounts are not supported yet", destination);
+  if (mount.uidmappings().empty() != mount.gidmappings().empty()) {
+    return MakeError(Code::kInvalidArgument, "mount '{}' maps the ids of {}, but not those of {}", destination,
+                     mount.uidmappings().empty() ? "groups" : "users", mount.uidmappings().empty() ? "users" : "groups");
+  }
+  TRY(CheckIdMappings(mount.uidmappings(), fmt::format("mount '{}': uidMappings", destination)));
+  TRY(CheckIdMappings(mount.gidmappings(), fmt::format("mount '{}': gidMappings", destination)));
   const std::string& source = mount.host_path();
   if (source.empty() || source[0] != '/') return MakeError(Code::kInvalidArgument, "mount '{}': source '{}' is not an absolute path", destination, source);
   struct stat info {};
@@ -107,7 +112,15 @@ Result<json> FromCri(const v1::Mount& mount, const std::vector<std::string>& lay
   if (mount.selinux_relabel() && HasSelinux()) TRY(Relabel(source, FileLabel(selinux_level)));
   std::vector<std::string> options = {"rbind", TRY(PropagationOf(mount, rootfs))};
   options.emplace_back(mount.recursive_read_only() ? "rro" : mount.readonly() ? "ro" : "rw");
-  return Mount(destination.c_str(), "bind", source, std::move(options));
+  json made = Mount(destination.c_str(), "bind", source, std::move(options));
+  if (mount.uidmappings().empty()) return made;
+  made["uidMappings"] = MappingsJson(mount.uidmappings());
+  made["gidMappings"] = MappingsJson(mount.gidmappings());
+  return made;
+}
+
+const v1::UserNamespace& UsersOf(const ContainerSpecInputs& inputs) {
+  return inputs.pod.config().linux().security_context().namespace_options().userns_options();
 }
 
 json Defaults(const ContainerSpecInputs& inputs) {
@@ -118,7 +131,10 @@ json Defaults(const ContainerSpecInputs& inputs) {
   json mounts = json::array();
   mounts.push_back(Mount("/proc", "proc", "proc", {"nosuid", "noexec", "nodev"}));
   mounts.push_back(Mount("/dev", "tmpfs", "tmpfs", {"nosuid", "strictatime", "mode=755", "size=65536k"}));
-  mounts.push_back(Mount("/dev/pts", "devpts", "devpts", {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}));
+  std::vector<std::string> pts = {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"};
+  // A small user namespace may not have the group "tty".
+  if (HasUserNamespace(inputs.pod.config()) && !ToHostId(UsersOf(inputs).gids(), 5)) pts.pop_back();
+  mounts.push_back(Mount("/dev/pts", "devpts", "devpts", std::move(pts)));
   mounts.push_back(Mount("/dev/mqueue", "mqueue", "mqueue", {"nosuid", "noexec", "nodev"}));
   mounts.push_back(Mount("/sys", "sysfs", "sysfs", {"nosuid", "noexec", "nodev", access}));
   mounts.push_back(Mount("/sys/fs/cgroup", "cgroup", "cgroup", {"nosuid", "noexec", "nodev", "relatime", access}));
@@ -134,11 +150,29 @@ json Defaults(const ContainerSpecInputs& inputs) {
   return mounts;
 }
 
+// Whoever is root in a user namespace may mount, and then on the host too.
+Result<> CheckNotShared(const v1::ContainerConfig& config) {
+  for (const auto& mount : config.mounts()) {
+    if (mount.propagation() != v1::PROPAGATION_BIDIRECTIONAL) continue;
+    return MakeError(Code::kInvalidArgument, "mount '{}': a pod with a user namespace cannot have bidirectional propagation", mount.container_path());
+  }
+  return {};
+}
+
 }  // namespace
+
+json MappingsJson(const IdMappings& mappings) {
+  json list = json::array();
+  for (const auto& mapping : mappings) {
+    list.push_back({{"containerID", mapping.container_id()}, {"hostID", mapping.host_id()}, {"size", mapping.length()}});
+  }
+  return list;
+}
 
 Result<MountsPart> MountsOf(const ContainerSpecInputs& inputs) {
   const auto& config = inputs.container.config();
   if (config.mounts_size() > kMaxMounts) return MakeError(Code::kResourceExhausted, "more than {} mounts", kMaxMounts);
+  if (HasUserNamespace(inputs.pod.config())) TRY(CheckNotShared(config));
   MountsPart part;
   std::vector<json> requested;
   const std::string& level = config.linux().security_context().selinux_options().level();

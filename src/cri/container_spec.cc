@@ -12,6 +12,7 @@
 #include "cri/sandbox_spec.h"
 #include "cri/seccomp_profile.h"
 #include "cri/spec_parts.h"
+#include "cri/user_namespace.h"
 #include "sys/path.h"
 
 namespace caisson::cri {
@@ -33,6 +34,7 @@ Result<json> NamespacesOf(const ContainerSpecInputs& inputs) {
   const auto& pod = inputs.pod.config().linux().security_context().namespace_options();
   auto of_companion = [&](const char* name) { return fmt::format("/proc/{}/ns/{}", inputs.pod.shim_pid(), name); };
   json spaces = json::array({Namespace("mount")});
+  if (HasUserNamespace(inputs.pod.config())) spaces.push_back(Namespace("user", inputs.pod.user_namespace_path()));
   if (pod.network() != v1::NODE) spaces.push_back(Namespace("network", of_companion("net")));
   if (pod.ipc() != v1::NODE) spaces.push_back(Namespace("ipc", of_companion("ipc")));
   if (pod.network() != v1::NODE) spaces.push_back(Namespace("uts", of_companion("uts")));
@@ -143,6 +145,7 @@ Result<> CheckSecurity(const ContainerSpecInputs& inputs) {
       if (path.empty() || path[0] != '/') return MakeError(Code::kInvalidArgument, "masked or read-only path '{}' is not absolute", path.substr(0, 128));
     }
   }
+  TRY(CheckSameUserNamespace(inputs.pod.config(), inputs.container.config()));
   return CheckCgroupParent(inputs.pod.config().linux().cgroup_parent(), inputs.systemd_cgroup);
 }
 
@@ -155,13 +158,18 @@ Result<> AddCdiDevices(const ContainerSpecInputs& inputs, json* spec) {
   return ApplyCdi(edits, spec);
 }
 
-Result<json> LinuxOf(const ContainerSpecInputs& inputs, const ContainerCapabilities& caps, const MountsPart& mounts, const std::string& cgroup_path) {
+Result<json> LinuxOf(const ContainerSpecInputs& inputs, const ContainerCapabilities& caps, const MountsPart& mounts, const DevicesPart& devices,
+                     const std::string& cgroup_path) {
   const auto& config = inputs.container.config();
   const auto& security = config.linux().security_context();
   json out;
   out["namespaces"] = TRY(NamespacesOf(inputs));
   out["cgroupsPath"] = cgroup_path;
-  auto devices = TRY(DevicesOf(config));
+  if (HasUserNamespace(inputs.pod.config())) {
+    const auto& space = inputs.pod.config().linux().security_context().namespace_options().userns_options();
+    out["uidMappings"] = MappingsJson(space.uids());
+    out["gidMappings"] = MappingsJson(space.gids());
+  }
   out["devices"] = devices.devices;
   out["resources"] = TRY(ResourcesOf(inputs.config, config.linux().resources()));
   out["resources"]["devices"] = devices.rules;
@@ -175,6 +183,14 @@ Result<json> LinuxOf(const ContainerSpecInputs& inputs, const ContainerCapabilit
   return out;
 }
 
+v1::LinuxContainerUser EffectiveUser(const sys::User& user, const json& groups) {
+  v1::LinuxContainerUser effective;
+  effective.set_uid(user.uid);
+  effective.set_gid(user.gid);
+  for (uint32_t group : groups.get<std::vector<uint32_t>>()) effective.add_supplemental_groups(group);
+  return effective;
+}
+
 }  // namespace
 
 Result<ContainerSpec> BuildContainerSpec(const ContainerSpecInputs& inputs) {
@@ -185,6 +201,7 @@ Result<ContainerSpec> BuildContainerSpec(const ContainerSpecInputs& inputs) {
   const auto& defaults = inputs.config.containers.default_capabilities;
   auto caps = TRY(CapabilitiesOf(security, defaults.empty() ? DefaultCapabilities() : defaults, HostCapabilities()));
   auto mounts = TRY(MountsOf(inputs));
+  auto devices = TRY(DevicesOf(config, HasUserNamespace(inputs.pod.config())));
   ContainerSpec built;
   built.cgroup_path = CgroupPath(inputs.pod.config().linux().cgroup_parent(), inputs.container.id(), inputs.systemd_cgroup);
   json spec;
@@ -192,17 +209,17 @@ Result<ContainerSpec> BuildContainerSpec(const ContainerSpecInputs& inputs) {
   spec["process"] = TRY(ProcessOf(inputs, caps, user));
   spec["root"] = {{"path", "rootfs"}, {"readonly", security.readonly_rootfs()}};
   spec["mounts"] = mounts.mounts;
+  for (const auto& mount : devices.mounts) spec["mounts"].push_back(mount);
   // Only what we know ourselves: an annotation of the pod must not drive a runtime (CVE-2024-3154).
   spec["annotations"] = {{"io.kubernetes.cri.container-type", "container"}, {"io.kubernetes.cri.sandbox-id", inputs.pod.id()},
                          {"io.kubernetes.cri.container-name", config.metadata().name()},
                          {"io.kubernetes.cri.sandbox-name", inputs.pod.config().metadata().name()},
                          {"io.kubernetes.cri.sandbox-namespace", inputs.pod.config().metadata().namespace_()}};
-  spec["linux"] = TRY(LinuxOf(inputs, caps, mounts, built.cgroup_path));
+  spec["linux"] = TRY(LinuxOf(inputs, caps, mounts, devices, built.cgroup_path));
   TRY(AddCdiDevices(inputs, &spec));
   built.json = DumpJson(spec);
-  built.user.set_uid(user.uid);
-  built.user.set_gid(user.gid);
-  for (uint32_t group : spec["process"]["user"]["additionalGids"].get<std::vector<uint32_t>>()) built.user.add_supplemental_groups(group);
+  built.user = EffectiveUser(user, spec["process"]["user"]["additionalGids"]);
+  TRY(CheckUserIsMapped(inputs.pod.config(), built.user));
   return built;
 }
 

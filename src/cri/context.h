@@ -17,6 +17,7 @@
 #include "cri/fault.h"
 #include "cri/pod_index.h"
 #include "cri/shim_client.h"
+#include "cri/user_namespace.h"
 #include "cri/writable_layers.h"
 #include "image/image_store.h"
 #include "net/cni.h"
@@ -43,6 +44,7 @@ struct Context {
   // What the stats verbs remember.
   CpuRates cpu_rates = {};
   WritableLayers writable_layers{images, background};
+  UserNamespaceSupport user_namespaces{config};
   std::string instance = NewInstance();  // this run of the daemon, in the ids of processes it runs in containers
   stream::Server* streams = nullptr;     // set before the first RPC
   Events* events = nullptr;              // the same

@@ -8,15 +8,17 @@
 
 #include "base/limits.h"
 #include "base/unique_fd.h"
+#include "cri/user_namespace.h"
 #include "sys/path.h"
 
 namespace caisson::cri {
 namespace {
 
-Result<> WriteFile(const std::string& path, const std::string& text) {
+// `owner`: on the host, of the pod's root.
+Result<> WriteFile(const std::string& path, const std::string& text, const HostIds& owner) {
   // Containers read them, whatever user they run as.
   UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0644));
-  if (!fd || fchmod(fd.get(), 0644) != 0) return ErrnoError("create '{}'", path);
+  if (!fd || fchmod(fd.get(), 0644) != 0 || fchown(fd.get(), owner.uid, owner.gid) != 0) return ErrnoError("create '{}'", path);
   if (write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) return ErrnoError("write '{}'", path);
   return {};
 }
@@ -59,15 +61,16 @@ Result<std::string> FormatResolvConf(const runtime::v1::DNSConfig& dns) {
 Result<> WritePodFiles(const std::string& dir, const runtime::v1::PodSandboxConfig& pod) {
   std::string resolv = TRY(FormatResolvConf(pod.dns_config()));
   if (resolv.empty()) resolv = HostFile("/etc/resolv.conf");
-  TRY(WriteFile(dir + "/resolv.conf", resolv));
+  HostIds root = HostIdsOf(pod, 0, 0);
+  TRY(WriteFile(dir + "/resolv.conf", resolv, root));
   std::string hostname = pod.hostname();
   if (hostname.empty()) {
     utsname name{};
     uname(&name);
     hostname = name.nodename;
   }
-  TRY(WriteFile(dir + "/hostname", hostname + "\n"));
-  return WriteFile(dir + "/hosts", HostFile("/etc/hosts"));
+  TRY(WriteFile(dir + "/hostname", hostname + "\n", root));
+  return WriteFile(dir + "/hosts", HostFile("/etc/hosts"), root);
 }
 
 }  // namespace caisson::cri

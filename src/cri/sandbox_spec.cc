@@ -5,6 +5,7 @@
 
 #include "base/limits.h"
 #include "base/strings.h"
+#include "cri/user_namespace.h"
 #include "sys/sysctl.h"
 
 namespace caisson::cri {
@@ -12,10 +13,6 @@ namespace caisson::cri {
 namespace v1 = runtime::v1;
 
 namespace {
-
-bool HasUserNamespace(const v1::NamespaceOption& options) {
-  return options.has_userns_options() && options.userns_options().mode() == v1::POD;
-}
 
 // hostname(7): letters, digits and dashes between dots; the kernel takes 64 bytes.
 bool ValidHostname(const std::string& name) {
@@ -50,9 +47,7 @@ Result<> CheckCgroupParent(const std::string& parent, bool systemd_cgroup) {
 
 Result<> CheckSandboxConfig(const v1::PodSandboxConfig& pod, bool systemd_cgroup) {
   const auto& namespaces = pod.linux().security_context().namespace_options();
-  if (HasUserNamespace(namespaces)) {
-    return MakeError(Code::kUnimplemented, "pod sandbox '{}': user namespaces are not supported yet", pod.metadata().name());
-  }
+  TRY(CheckUserNamespace(pod));
   if (namespaces.network() != v1::POD && namespaces.network() != v1::NODE) {
     return MakeError(Code::kInvalidArgument, "a pod's network is its own or the node's, not {}", v1::NamespaceMode_Name(namespaces.network()));
   }
@@ -76,8 +71,11 @@ pod::v1::SandboxOptions SandboxOptionsOf(const Config& config, const v1::PodSand
   if (!options.host_network()) {
     auto& sysctls = *options.mutable_sysctls();
     if (config.containers.unprivileged_ports) sysctls.insert({"net.ipv4.ip_unprivileged_port_start", "0"});
-    if (config.containers.unprivileged_icmp) sysctls.insert({"net.ipv4.ping_group_range", "0 2147483647"});
+    // Groups that the pod's user namespace does not have cannot be said in there.
+    uint32_t groups = HasUserNamespace(pod) ? namespaces.userns_options().gids(0).length() : 1u << 31;
+    if (config.containers.unprivileged_icmp) sysctls.insert({"net.ipv4.ping_group_range", fmt::format("0 {}", groups - 1)});
   }
+  if (HasUserNamespace(pod)) SetMaps(namespaces.userns_options(), &options);
   options.set_shm_bytes(config.containers.shm_bytes);
   options.set_cgroup_parent(pod.linux().cgroup_parent());
   options.set_systemd_cgroup(systemd_cgroup);

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cri/container_spec.h"
+#include "cri/user_namespace.h"
 #include "sys/user.h"
 
 namespace caisson::cri {
@@ -21,11 +22,15 @@ struct MountsPart {
 };
 Result<MountsPart> MountsOf(const ContainerSpecInputs& inputs);
 
-// container_devices.cc: linux.devices and the device rules of linux.resources.
+// runtime-spec config-linux.md "User namespace mappings".
+nlohmann::json MappingsJson(const IdMappings& mappings);
+
+// container_devices.cc: linux.devices and the device rules of linux.resources. Nobody makes nodes in a user namespace:
+// there the host's are mounted.
 struct DevicesPart {
-  nlohmann::json devices = nlohmann::json::array(), rules = nlohmann::json::array();
+  nlohmann::json devices = nlohmann::json::array(), rules = nlohmann::json::array(), mounts = nlohmann::json::array();
 };
-Result<DevicesPart> DevicesOf(const runtime::v1::ContainerConfig& config);
+Result<DevicesPart> DevicesOf(const runtime::v1::ContainerConfig& config, bool user_namespace);
 
 // container_resources.cc.
 Result<nlohmann::json> ResourcesOf(const Config& config, const runtime::v1::LinuxContainerResources& resources);

@@ -71,8 +71,8 @@ Result<> MakeMountPoint(const std::string& path) {
   return MakeError(Code::kAlreadyExists, "network namespace '{}' already exists", path);
 }
 
-Result<> UnshareAndBind(const std::string& path) {
-  if (unshare(CLONE_NEWNET) != 0) return ErrnoError("make a network namespace");
+// The network namespace that this thread is in.
+Result<> KeepOwn(const std::string& path) {
   // The loopback interface is always the first of a namespace (net/core/net_namespace.c registers it so).
   sys::RouteSocket socket = TRY(sys::RouteSocket::Open());
   TRY(socket.SetUp(1));
@@ -86,9 +86,24 @@ Result<> UnshareAndBind(const std::string& path) {
 
 Result<> CreateNetns(const std::string& path) {
   TRY(MakeMountPoint(path));
-  auto made = OnHelperThread([&] { return UnshareAndBind(path); });
+  auto made = OnHelperThread([&]() -> Result<> {
+    if (unshare(CLONE_NEWNET) != 0) return ErrnoError("make a network namespace");
+    return KeepOwn(path);
+  });
   if (!made) (void)RemoveNetns(path);
   return made;
+}
+
+Result<> BindNetns(const std::string& source, const std::string& path) {
+  UniqueFd netns(open(source.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (!netns) return ErrnoError("open network namespace '{}'", source);
+  TRY(MakeMountPoint(path));
+  auto kept = OnHelperThread([&]() -> Result<> {
+    if (setns(netns.get(), CLONE_NEWNET) != 0) return ErrnoError("enter network namespace '{}'", source);
+    return KeepOwn(path);
+  });
+  if (!kept) (void)RemoveNetns(path);
+  return kept;
 }
 
 Result<> RemoveNetns(const std::string& path) {

@@ -16,6 +16,8 @@ namespace caisson::net {
 // Makes a namespace at `path` (its folder is created, 0755) with its loopback interface up. A plain file that a crash
 // left there is taken over; a namespace is kAlreadyExists. Errors: nothing is left behind.
 Result<> CreateNetns(const std::string& path);
+// The same for a namespace that is there: `source` is its path, `path` where it is kept from now on.
+Result<> BindNetns(const std::string& source, const std::string& path);
 // Unmounts and removes. Absent: success.
 Result<> RemoveNetns(const std::string& path);
 // True if `path` is a network namespace (NSFS_MAGIC and CLONE_NEWNET).

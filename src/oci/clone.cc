@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/strings.h"
+#include "sys/path.h"
 
 namespace caisson::oci {
 
@@ -50,6 +52,15 @@ void KillAndReap(int pidfd) {
   if (pidfd < 0) return;
   syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0);
   (void)Reap(pidfd, 10'000);  // SIGKILL cannot be refused; a process in the kernel past this is init's to reap
+}
+
+Result<int> PidOf(int pidfd) {
+  std::string text = TRY(sys::ReadFile(fmt::format("/proc/self/fdinfo/{}", pidfd), 4096));
+  size_t at = text.find("\nPid:\t");
+  auto pid =
+      at == std::string::npos ? Result<int64_t>(0) : ParseInt64(text.substr(at + 6, text.find('\n', at + 6) - at - 6));
+  if (!pid || *pid <= 0) return MakeError(Code::kAborted, "the process has ended");
+  return static_cast<int>(*pid);
 }
 
 }  // namespace caisson::oci

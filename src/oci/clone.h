@@ -19,5 +19,7 @@ Result<Cloned> Clone(unsigned long flags, int cgroup_fd);
 Result<int> Reap(int pidfd, int64_t deadline_millis);
 // SIGKILL by pidfd, then Reap. Gone already: nothing.
 void KillAndReap(int pidfd);
+// The number of the process that `pidfd` is, in our PID namespace (proc(5), fdinfo). kAborted: it has ended.
+Result<int> PidOf(int pidfd);
 
 }  // namespace caisson::oci

@@ -63,16 +63,6 @@ class ChildPidNamespace {
   UniqueFd own_;
 };
 
-// The number of the process that `pidfd` is, in our PID namespace (proc(5), fdinfo).
-Result<int> PidOf(int pidfd) {
-  std::string text = TRY(sys::ReadFile(fmt::format("/proc/self/fdinfo/{}", pidfd), 4096));
-  size_t at = text.find("\nPid:\t");
-  auto pid =
-      at == std::string::npos ? Result<int64_t>(0) : ParseInt64(text.substr(at + 6, text.find('\n', at + 6) - at - 6));
-  if (!pid || *pid <= 0) return MakeError(Code::kAborted, "the container's init has ended");
-  return static_cast<int>(*pid);
-}
-
 class ContainerImpl : public Container {
  public:
   ContainerImpl(CreateOptions options, std::unique_ptr<Cgroup> cgroup, Plan plan)

@@ -196,7 +196,9 @@ class RootfsMaker {
       // more.
       if (errno != EPERM || plan.kind != MountKind::kSysfs) return ErrnoError("mount {}", plan.type);
       UniqueFd tree = TRY(CloneTree(AT_FDCWD, "/sys", true));
-      return AttachTree(tree.get(), target.get(), plan);
+      MountPlan whole = plan;  // with all that the host has mounted in there
+      whole.recursive_set |= plan.flags & (MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC);
+      return AttachTree(tree.get(), target.get(), whole);
     }
     if (plan.propagation == 0) return {};
     UniqueFd mounted = TRY(sys::OpenInRoot(root_.get(), plan.destination, O_PATH));

@@ -39,13 +39,15 @@ Result<UniqueFd> OpenOf(int pid, const char* name) {
 }
 
 // The child of MakeUserNamespace: in the new namespaces, as nobody it knows, until the maps are written.
-[[noreturn]] void LiveInside(int control, const std::function<Result<>()>& inside) {
+[[noreturn]] void LiveInside(int control, unsigned long flags, const std::function<Result<>()>& inside) {
   prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
   auto word = Receive(control, Deadline::After(kReadyMillis));
   if (!word || word->signal != Signal::kMapped) _exit(127);
   Result<> done;
-  // Nobody needs a root where nothing is to be made: maps for mounts may have none.
-  if (inside) done = BecomeNamespaceRoot();
+  // Nobody needs a root where nothing is to be made: maps for mounts may have none. Else what is made is its own, as the
+  // root of the IPC namespace's mqueue.
+  if (flags != 0 || inside) done = BecomeNamespaceRoot();
+  if (done && flags != 0 && unshare(static_cast<int>(flags)) != 0) done = ErrnoError("make namespaces {:#x}", flags);
   if (done && inside) done = inside();
   auto sent = done ? SendSignal(control, Signal::kReady) : SendFailure(control, done.error());
   // Held open by descriptors from now on; until they are open it is we who hold them.
@@ -122,6 +124,30 @@ Result<> InChild(const std::function<Result<>()>& work) {
 
 }  // namespace
 
+Result<UniqueFd> CloneInUserNamespace(int user_namespace, unsigned long flags, const std::function<void()>& run) {
+  auto control = TRY(MakeControlPair());
+  auto outer = TRY(Clone(0, -1));
+  if (outer.pid == 0) {
+    control.parent.Reset();
+    auto entered = EnterUserNamespace(user_namespace);
+    Result<Cloned> inner = entered ? Clone(flags | CLONE_PARENT, -1) : Result<Cloned>(std::move(entered.error()));
+    if (inner && inner->pid == 0) {
+      control.child.Reset();
+      run();
+      _exit(127);
+    }
+    auto sent = inner ? SendSignal(control.child.get(), Signal::kChild, inner->pidfd.get())
+                      : SendFailure(control.child.get(), inner.error());
+    if (!sent && inner) KillAndReap(inner->pidfd.get());
+    _exit(0);
+  }
+  ScopeExit reap([&] { KillAndReap(outer.pidfd.get()); });
+  control.child.Reset();
+  auto word = TRY(Receive(control.parent.get(), Deadline::After(kReadyMillis)));
+  if (word.signal != Signal::kChild) return MakeError(Code::kAborted, "a child ended before it was done (killed?)");
+  return std::move(word.fd);
+}
+
 Result<> BecomeNamespaceRoot() {
   if (setgroups(0, nullptr) != 0 || setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0)
     return ErrnoError("become root of the user namespace");
@@ -138,13 +164,13 @@ Result<NewNamespaces> MakeUserNamespace(const IdMaps& maps, unsigned long flags,
   TRY(CheckIdMappings(maps.uids, "the mapping of user ids"));
   TRY(CheckIdMappings(maps.gids, "the mapping of group ids"));
   auto control = TRY(MakeControlPair());
-  auto child = Clone(CLONE_NEWUSER | flags, -1);
+  auto child = Clone(CLONE_NEWUSER, -1);
   if (!child && child.error().sys_errno == ENOSPC)  // user_namespaces(7)
     return MakeError(Code::kFailedPrecondition, "make a user namespace: sysctl user.max_user_namespaces allows no more");
   if (!child) return std::move(child.error()).Within("make a user namespace");
   if (child->pid == 0) {
     control.parent.Reset();
-    LiveInside(control.child.get(), inside);
+    LiveInside(control.child.get(), flags, inside);
   }
   ScopeExit reap([&] { KillAndReap(child->pidfd.get()); });
   control.child.Reset();

@@ -25,6 +25,10 @@ struct NewNamespaces {
 Result<NewNamespaces> MakeUserNamespace(const IdMaps& maps, unsigned long flags,
                                         const std::function<Result<>()>& inside);
 
+// Clones a child of the caller's that is root of `user_namespace` and has new namespaces of `flags`, owned by it; it runs
+// `run`, which must not return. The child's pidfd.
+Result<UniqueFd> CloneInUserNamespace(int user_namespace, unsigned long flags, const std::function<void()>& run);
+
 // In a child: enters `user_namespace` and becomes its root, so that what is made there belongs to it.
 Result<> EnterUserNamespace(int user_namespace);
 // In a child that is in a user namespace already.

@@ -6,6 +6,8 @@
 //     serves the pod on an already listening unix socket until it is shut down, or gets SIGTERM; started by caissond.
 //   containerd-shim-caisson-v2 cleanup --id POD --bundle DIR
 //     after the companion's sudden death: ends and removes what it left.
+//   containerd-shim-caisson-v2 probe --folder DIR
+//     whether pods can have user namespaces, with image layers in DIR: exit status 1 and the reason if not.
 #include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
@@ -25,6 +27,7 @@
 #include "base/id.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "oci/user_namespace.h"
 #include "shim/cgroup_record.h"
 #include "shim/native_pod.h"
 #include "sys/event_loop.h"
@@ -38,6 +41,7 @@ namespace {
 constexpr char kUsage[] =
     "usage: containerd-shim-caisson-v2 serve --id POD --listen-fd N [--log-fd N] [--seccomp-cache DIR]\n"
     "       containerd-shim-caisson-v2 cleanup --id POD --bundle DIR\n"
+    "       containerd-shim-caisson-v2 probe --folder DIR\n"
     "The companion of one pod of Caisson; caissond starts it.\n";
 constexpr int64_t kStopMillis = 10'000;
 
@@ -53,7 +57,8 @@ Result<Flags> ParseFlags(int argc, char** argv, std::initializer_list<const char
     if (i + 1 >= argc) return MakeError(Code::kInvalidArgument, "flag '{}' has no value", argv[i]);
     flags[argv[i] + 2] = argv[i + 1];
   }
-  if (!IsSafeName(flags["id"])) return MakeError(Code::kInvalidArgument, "'--id {}' is no pod's id", flags["id"]);
+  bool has_id = std::any_of(known.begin(), known.end(), [](const char* name) { return std::strcmp(name, "id") == 0; });
+  if (has_id && !IsSafeName(flags["id"])) return MakeError(Code::kInvalidArgument, "'--id {}' is no pod's id", flags["id"]);
   return flags;
 }
 
@@ -130,6 +135,11 @@ Result<> Run(int argc, char** argv) {
     auto flags = TRY(ParseFlags(argc, argv, {"id", "bundle"}));
     if (!flags["bundle"].starts_with('/')) return MakeError(Code::kInvalidArgument, "cleanup needs --bundle with an absolute path");
     return CleanUp(flags["bundle"]);
+  }
+  if (verb == "probe") {
+    auto flags = TRY(ParseFlags(argc, argv, {"folder"}));
+    if (!flags["folder"].starts_with('/')) return MakeError(Code::kInvalidArgument, "probe needs --folder with an absolute path");
+    return oci::ProbeUserNamespaces(flags["folder"]);
   }
   return MakeError(Code::kInvalidArgument, "unknown verb '{}' (try --help)", verb);
 }

@@ -9,11 +9,13 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <tuple>
 #include <utility>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "containerd/sandbox.pb.h"
+#include "oci/user_namespace.h"
 #include "shim/cgroup_record.h"
 #include "sys/sysctl.h"
 
@@ -30,9 +32,46 @@ void SetTime(int64_t nanos, wkt::Timestamp* time) {
   time->set_nanos(static_cast<int32_t>(nanos % kNanosPerSecond));
 }
 
+oci::IdMaps MapsOf(const pod::v1::SandboxOptions& options) {
+  auto list = [](const auto& maps) {
+    std::vector<oci::IdMapping> ranges;
+    for (const auto& map : maps) ranges.push_back({map.container_id(), map.host_id(), map.size()});
+    return ranges;
+  };
+  return {list(options.uid_maps()), list(options.gid_maps())};
+}
+
+Result<> CheckUserNamespace(const oci::IdMaps& maps, const pod::v1::SandboxOptions& options) {
+  TRY(oci::CheckIdMappings(maps.uids, "uid_maps"));
+  TRY(oci::CheckIdMappings(maps.gids, "gid_maps"));
+  if (!oci::ToHostId(maps.uids, 0) || !oci::ToHostId(maps.gids, 0)) {
+    return MakeError(Code::kInvalidArgument, "a pod's user namespace needs a root, but its maps have none");
+  }
+  if (options.host_ipc()) return MakeError(Code::kInvalidArgument, "a pod with a user namespace cannot have the host's IPC namespace");
+  return {};
+}
+
+Result<> WriteSysctls(const pod::v1::SandboxOptions& options) {
+  for (const auto& [name, value] : options.sysctls()) TRY(sys::WriteSysctl(name, value));
+  return {};
+}
+
 }  // namespace
 
 NativePod::~NativePod() { (void)Stop(kStopMillis); }
+
+Result<> NativePod::MakeUserNamespace(const oci::IdMaps& maps, const pod::v1::SandboxOptions& options) {
+  int flags = CLONE_NEWIPC | (options.host_network() ? 0 : CLONE_NEWNET) | (options.hostname().empty() ? 0 : CLONE_NEWUTS);
+  // By its root: those of the IPC namespace belong to it alone (ipc_sysctl.c), whatever rights others have.
+  auto made = TRY(oci::MakeUserNamespace(maps, static_cast<unsigned long>(flags), [&] { return WriteSysctls(options); }));
+  for (auto [fd, flag, name] : {std::tuple(&made.network, CLONE_NEWNET, "network"),
+                                {&made.ipc, CLONE_NEWIPC, "IPC"},
+                                {&made.uts, CLONE_NEWUTS, "UTS"}}) {
+    if (*fd && setns(fd->get(), flag) != 0) return ErrnoError("enter the pod's {} namespace", name);
+  }
+  user_namespace_ = std::move(made.user);
+  return {};
+}
 
 Result<> NativePod::EnterNamespaces(const std::string& netns_path, const pod::v1::SandboxOptions& options) {
   if (!options.host_network()) {
@@ -42,20 +81,19 @@ Result<> NativePod::EnterNamespaces(const std::string& netns_path, const pod::v1
   }
   int flags = (options.host_ipc() ? 0 : CLONE_NEWIPC) | (options.hostname().empty() ? 0 : CLONE_NEWUTS);
   if (flags != 0 && unshare(flags) != 0) return ErrnoError("make the pod's IPC and UTS namespaces");
-  if (!options.hostname().empty() && sethostname(options.hostname().data(), options.hostname().size()) != 0) {
-    return ErrnoError("set the pod's hostname '{}'", options.hostname());
-  }
   return {};
 }
 
 // A tmpfs that no one sees but through this descriptor; before Linux 6.15 a detached mount cannot be cloned, and it is
 // mounted in the bundle instead.
-Result<> NativePod::MakeShm(int64_t bytes) {
+Result<> NativePod::MakeShm(int64_t bytes, const oci::IdMaps& maps) {
   std::string size = fmt::format("{}", bytes > 0 ? bytes : kDefaultShmBytes);
   UniqueFd context(static_cast<int>(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC)));
   if (!context) return ErrnoError("open a tmpfs for /dev/shm");
   auto set = [&](const char* key, const char* value) { return syscall(SYS_fsconfig, context.get(), FSCONFIG_SET_STRING, key, value, 0) == 0; };
-  if (!set("source", "shm") || !set("mode", "1777") || !set("size", size.c_str()) ||
+  std::string uid = fmt::format("{}", oci::ToHostId(maps.uids, 0).value_or(0));
+  std::string gid = fmt::format("{}", oci::ToHostId(maps.gids, 0).value_or(0));
+  if (!set("source", "shm") || !set("mode", "1777") || !set("size", size.c_str()) || !set("uid", uid.c_str()) || !set("gid", gid.c_str()) ||
       syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
     return ErrnoError("configure a tmpfs of {} bytes for /dev/shm", size);
   }
@@ -73,18 +111,24 @@ Result<> NativePod::MakeShm(int64_t bytes) {
 Result<> NativePod::Create(const std::string& bundle, const std::string& netns_path, const pod::v1::SandboxOptions& options) {
   if (state_ == State::kFailed) return MakeError(Code::kFailedPrecondition, "pod sandbox '{}' has failed to be created", id_);
   if (state_ != State::kNone) return MakeError(Code::kAlreadyExists, "pod sandbox '{}' exists already", id_);
-  if (options.uid_maps_size() > 0 || options.gid_maps_size() > 0) {
-    return MakeError(Code::kUnimplemented, "pod sandbox '{}': user namespaces are not supported yet", id_);
-  }
+  oci::IdMaps maps = MapsOf(options);
+  if (!maps.empty()) TRY(CheckUserNamespace(maps, options));
   if (!bundle.starts_with('/')) return MakeError(Code::kInvalidArgument, "pod sandbox '{}': its bundle '{}' is not absolute", id_, bundle);
   for (const auto& [name, value] : options.sysctls()) {
     TRY(sys::CheckPodSysctl(name, value, options.host_network(), options.host_ipc()));
   }
   bundle_ = bundle;
   state_ = State::kFailed;
-  TRY(EnterNamespaces(netns_path, options));
-  for (const auto& [name, value] : options.sysctls()) TRY(sys::WriteSysctl(name, value));
-  if (!options.host_ipc()) TRY(MakeShm(options.shm_bytes()));
+  if (maps.empty()) {
+    TRY(EnterNamespaces(netns_path, options));
+    TRY(WriteSysctls(options));
+  } else {
+    TRY(MakeUserNamespace(maps, options));
+  }
+  if (!options.hostname().empty() && sethostname(options.hostname().data(), options.hostname().size()) != 0) {
+    return ErrnoError("set the pod's hostname '{}'", options.hostname());
+  }
+  if (!options.host_ipc()) TRY(MakeShm(options.shm_bytes(), maps));
   share_pid_ = options.share_pid();
   task::TasksOptions tasks;
   tasks.seccomp_cache_dir = seccomp_cache_dir_;
@@ -100,7 +144,7 @@ Result<> NativePod::Create(const std::string& bundle, const std::string& netns_p
 Result<> NativePod::Start() {
   if (state_ != State::kCreated) return MakeError(Code::kFailedPrecondition, "pod sandbox '{}' is not in the state 'created'", id_);
   if (share_pid_) {
-    init_.emplace(TRY(PodInit::Start()));
+    init_.emplace(TRY(PodInit::Start(user_namespace_.get())));
     TRY(tasks_->loop()->Watch(init_->pidfd(), EPOLLIN, [this](uint32_t) { OnInitDeath(); }));
   }
   state_ = State::kReady;
@@ -125,6 +169,7 @@ Result<> NativePod::Stop(int64_t deadline_millis) {
   TRY(std::move(destroyed));
   if (shm_attached_) umount2((bundle_ + "/shm").c_str(), MNT_DETACH);
   shm_.Reset();
+  user_namespace_.Reset();
   state_ = State::kStopped;
   exited_at_nanos_ = NowNanos();
   for (auto& waiter : std::exchange(waiters_, {})) waiter();
@@ -180,6 +225,7 @@ void NativePod::Register(ttrpc::Server* server) {
     response.set_sandbox_id(id_);
     response.set_pid(static_cast<uint32_t>(SandboxPid()));
     response.set_state(StateName());
+    if (user_namespace_) (*response.mutable_info())["user_namespace"] = fmt::format("/proc/{}/fd/{}", getpid(), user_namespace_.get());
     SetTime(created_at_nanos_, response.mutable_created_at());
     if (exited_at_nanos_ != 0) SetTime(exited_at_nanos_, response.mutable_exited_at());
     respond(std::move(response));

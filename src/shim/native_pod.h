@@ -4,6 +4,9 @@
 // makes its IPC and UTS namespaces, so /proc/<pid>/ns/* of this process are the pod's. A pod that shares its PID namespace
 // has one child more, which is PID 1 of it (pod_init.h). It serves containerd's Sandbox service, version 1.
 //
+// A pod with a user namespace: that one, which owns the others, is made with them by a child, and kept by a descriptor
+// only. This process enters the others but not the user namespace, which would leave it powerless on the host.
+//
 // Life cycle: created, started, stopped, shut down. Stop and Shutdown are idempotent and need nobody's cooperation; after
 // them nothing of the pod is left but this process, and after Shutdown not that. A Create that failed leaves a process
 // that may be in the pod's namespaces already: it can only be shut down. One thread.
@@ -18,6 +21,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "caisson/pod/v1/pod.pb.h"
+#include "oci/id_mapping.h"
 #include "shim/pod_init.h"
 #include "task/tasks.h"
 #include "ttrpc/server.h"
@@ -44,7 +48,8 @@ class NativePod {
 
   Result<> Create(const std::string& bundle, const std::string& netns_path, const pod::v1::SandboxOptions& options);
   Result<> EnterNamespaces(const std::string& netns_path, const pod::v1::SandboxOptions& options);
-  Result<> MakeShm(int64_t bytes);
+  Result<> MakeUserNamespace(const oci::IdMaps& maps, const pod::v1::SandboxOptions& options);
+  Result<> MakeShm(int64_t bytes, const oci::IdMaps& maps);
   Result<> Start();
   void OnInitDeath();
   int SandboxPid() const;
@@ -58,6 +63,7 @@ class NativePod {
   bool share_pid_ = false;
   bool shm_attached_ = false;
   UniqueFd shm_;
+  UniqueFd user_namespace_;  // valid: the pod has one of its own
   std::optional<PodInit> init_;
   int64_t created_at_nanos_ = 0, exited_at_nanos_ = 0;
   std::vector<std::function<void()>> waiters_;

@@ -3,6 +3,7 @@
 
 #include <fcntl.h>
 #include <grp.h>
+#include <linux/capability.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -16,12 +17,14 @@
 
 #include "base/clock.h"
 #include "oci/clone.h"
+#include "oci/user_namespace.h"
 
 namespace caisson::shim {
 namespace {
 
 constexpr int64_t kReadyMillis = 10'000;
 constexpr unsigned kNobody = 65534;
+constexpr unsigned long kNewNamespaces = CLONE_NEWPID | CLONE_NEWNS;
 
 // An empty file system in place of the host's. Returns the step that failed, or null.
 const char* EnterEmptyRoot() {
@@ -41,9 +44,17 @@ const char* EnterEmptyRoot() {
   return nullptr;
 }
 
+bool DropCapabilities() {
+  __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
+  __user_cap_data_struct none[2] = {};
+  return syscall(SYS_capset, &header, none) == 0;
+}
+
 const char* GiveUpRights() {
   if (setgroups(0, nullptr) != 0) return "drop groups";
-  if (setresgid(kNobody, kNobody, kNobody) != 0 || setresuid(kNobody, kNobody, kNobody) != 0) return "become nobody";
+  // In a user namespace that has no such ids we stay its root, without its rights.
+  bool mapped = setresgid(kNobody, kNobody, kNobody) == 0 && setresuid(kNobody, kNobody, kNobody) == 0;
+  if (!mapped && (errno != EINVAL || !DropCapabilities())) return "become nobody";
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return "set no_new_privs";
   if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) return "forbid tracing";
   // After the ids have changed, which clears it (prctl(2)).
@@ -75,19 +86,27 @@ const char* GiveUpRights() {
 
 }  // namespace
 
-Result<PodInit> PodInit::Start() {
+Result<PodInit> PodInit::Start(int user_namespace) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoError("make a pipe");
   UniqueFd reader(ends[0]), writer(ends[1]);
-  auto cloned = TRY(oci::Clone(CLONE_NEWPID | CLONE_NEWNS, -1));
-  if (cloned.pid == 0) {
+  auto run = [&] {
     reader.Reset();
     signal(SIGPIPE, SIG_IGN);
     RunPodInit(writer.get());
-  }
+  };
   PodInit init;
-  init.pid_ = cloned.pid;
-  init.pidfd_ = std::move(cloned.pidfd);
+  if (user_namespace < 0) {
+    auto cloned = TRY(oci::Clone(kNewNamespaces, -1));
+    if (cloned.pid == 0) run();
+    init.pid_ = cloned.pid;
+    init.pidfd_ = std::move(cloned.pidfd);
+  } else {
+    init.pidfd_ = TRY(oci::CloneInUserNamespace(user_namespace, kNewNamespaces, run));
+    auto pid = oci::PidOf(init.pidfd_.get());
+    if (!pid) return std::move(pid.error());
+    init.pid_ = *pid;
+  }
   writer.Reset();
   pollfd wait{reader.get(), POLLIN, 0};
   Deadline deadline = Deadline::After(kReadyMillis);

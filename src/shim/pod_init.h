@@ -15,8 +15,9 @@ namespace caisson::shim {
 
 class PodInit {
  public:
-  // Clones it from a single-threaded process. When this returns it is complete.
-  static Result<PodInit> Start();
+  // Clones it from a single-threaded process. When this returns it is complete. `user_namespace`: the one that is to own
+  // the PID namespace; -1: the caller's.
+  static Result<PodInit> Start(int user_namespace);
   PodInit() = default;
   PodInit(PodInit&&) = default;
   PodInit& operator=(PodInit&&) = delete;

@@ -20,6 +20,7 @@
 #include "cri/rpc/rpc.h"
 #include "cri/signal_name.h"
 #include "cri/steps.h"
+#include "cri/user_namespace.h"
 #include "sys/cgroup.h"
 
 namespace caisson::cri {
@@ -99,7 +100,22 @@ Result<> PrepareSnapshot(Creation& creation) {
   creation.snapshot =
       TRY(creation.context.images.Prepare(creation.record.snapshot_key(), creation.record.image_id()));
   creation.image_volumes = TRY(PrepareImageVolumes(creation.context.images, creation.record));
+  const v1::PodSandboxConfig& pod = creation.pod_record->config();
+  if (!HasUserNamespace(pod)) return {};
+  // The root of an overlay is as its upper folder is, which has the owner that the image's has.
+  const char* upper = creation.snapshot.upper_dir.c_str();
+  struct stat info {};
+  if (lstat(upper, &info) != 0) return ErrnoError("look at '{}'", upper);
+  HostIds owner = HostIdsOf(pod, info.st_uid, info.st_gid);
+  if (lchown(upper, owner.uid, owner.gid) != 0 || chmod(upper, info.st_mode & 07777) != 0) return ErrnoError("give '{}' to the pod's root", upper);
   return {};
+}
+
+// As containerd's snapshotters write it: "CONTAINER:HOST:SIZE,…".
+std::string MapOption(const char* word, const IdMappings& mappings) {
+  std::vector<std::string> ranges;
+  for (const auto& one : mappings) ranges.push_back(fmt::format("{}:{}:{}", one.container_id(), one.host_id(), one.length()));
+  return fmt::format("{}={}", word, Join(ranges, ","));
 }
 
 Result<> MakeBundle(Creation& creation) {
@@ -112,9 +128,14 @@ Result<> MakeBundle(Creation& creation) {
 }
 
 // containerd.types.Mount as the snapshotters of containerd write it: the container's init mounts it.
-Result<> AddRootfs(const image::Snapshot& snapshot, task::CreateTaskRequest* request) {
+Result<> AddRootfs(const image::Snapshot& snapshot, const v1::PodSandboxConfig& pod, task::CreateTaskRequest* request) {
   auto& mount = *request->add_rootfs();
   std::string lower = TRY(LowerDirOption(snapshot.lower_dirs));
+  if (HasUserNamespace(pod)) {
+    const auto& space = pod.linux().security_context().namespace_options().userns_options();
+    mount.add_options(MapOption("uidmap", space.uids()));
+    mount.add_options(MapOption("gidmap", space.gids()));
+  }
   if (snapshot.upper_dir.empty() && snapshot.lower_dirs.size() == 1) {
     mount.set_type("bind");
     mount.set_source(snapshot.lower_dirs.front());
@@ -138,7 +159,7 @@ Result<> CreateTask(Creation& creation) {
   request.set_id(record.id());
   request.set_bundle(creation.context.config.ContainerDir(record.id()));
   request.set_terminal(config.tty());
-  TRY(AddRootfs(creation.snapshot, &request));
+  TRY(AddRootfs(creation.snapshot, creation.pod_record->config(), &request));
   pod::v1::CreateOptions options;
   options.set_log_path(record.log_path());
   options.set_stdin(config.stdin());

@@ -33,7 +33,7 @@ struct Creation {
   Rollback undo;
 };
 
-Result<> CheckRequest(const Context& context, const v1::RunPodSandboxRequest& request) {
+Result<> CheckRequest(Context& context, const v1::RunPodSandboxRequest& request) {
   const auto& metadata = request.config().metadata();
   if (metadata.name().empty() || metadata.uid().empty()) {
     return MakeError(Code::kInvalidArgument, "the pod sandbox's metadata has no {}",
@@ -46,7 +46,9 @@ Result<> CheckRequest(const Context& context, const v1::RunPodSandboxRequest& re
                      request.runtime_handler().substr(0, 128), Join(known, ", "));
   }
   TRY(BandwidthOf(request.config()));
-  return CheckSandboxConfig(request.config(), context.systemd_cgroup);
+  TRY(CheckSandboxConfig(request.config(), context.systemd_cgroup));
+  if (HasUserNamespace(request.config())) TRY(context.user_namespaces.Check(request.runtime_handler()));
+  return {};
 }
 
 Result<> MakePodDir(const std::string& dir) {
@@ -86,6 +88,13 @@ Result<> CreateSandbox(Creation& creation) {
   create.mutable_options()->set_value(
       SandboxOptionsOf(context.config, record.config(), context.systemd_cgroup).SerializeAsString());
   TRY(creation.shim->Call<sandbox::CreateSandboxResponse>(service::kSandbox, "CreateSandbox", create));
+  if (!HasUserNamespace(record.config())) return {};
+  sandbox::SandboxStatusRequest ask;
+  ask.set_sandbox_id(record.id());
+  auto status = TRY(creation.shim->Call<sandbox::SandboxStatusResponse>(service::kSandbox, "SandboxStatus", ask));
+  auto path = status.info().find("user_namespace");
+  if (path == status.info().end()) return MakeError(Code::kInternal, "the companion does not say where the pod's user namespace is");
+  creation.record.set_user_namespace_path(path->second);
   return {};
 }
 
@@ -101,12 +110,25 @@ Result<> StartCompanion(Creation& creation, uint32_t* sandbox_pid) {
   return creation.steps.Run("sandbox_start", [&] { return StartSandbox(creation, sandbox_pid); });
 }
 
+// With a user namespace the companion comes first: it is in there that the network namespace has to be made.
+Result<> StartPartsInUserNamespace(Creation& creation, uint32_t* sandbox_pid) {
+  TRY(creation.steps.Run("shim_spawn", [&] { return SpawnCompanion(creation); }));
+  TRY(creation.steps.Run("sandbox_create", [&] { return CreateSandbox(creation); }));
+  TRY(creation.steps.Run("netns", [&] {
+    return net::BindNetns(fmt::format("/proc/{}/ns/net", creation.shim->pid()), creation.record.netns_path());
+  }));
+  TRY(creation.steps.Run("cni_add", [&] { return AttachToNetwork(creation); }));
+  return creation.steps.Run("sandbox_start", [&] { return StartSandbox(creation, sandbox_pid); });
+}
+
 // Namespace and CNI on this thread, the companion on another: it needs the namespace, but not what CNI puts into it.
 Result<> StartParts(Creation& creation) {
   uint32_t sandbox_pid = 0;
   Result<> network, companion;
   auto spawn = [&] { return creation.steps.Run("shim_spawn", [&] { return SpawnCompanion(creation); }); };
-  if (creation.record.netns_path().empty()) {
+  if (HasUserNamespace(creation.record.config()) && !creation.record.netns_path().empty()) {
+    companion = StartPartsInUserNamespace(creation, &sandbox_pid);
+  } else if (creation.record.netns_path().empty()) {
     companion = spawn();
     if (companion) companion = StartCompanion(creation, &sandbox_pid);
   } else {

@@ -36,7 +36,14 @@ Result<v1::StatusResponse> Status(Context& context, const v1::StatusRequest& req
   auto add_handler = [&](const std::string& name) {
     v1::RuntimeHandler& handler = *response.add_runtime_handlers();
     handler.set_name(name);
+    auto user_namespaces = context.user_namespaces.Check(name);
+    features.set_user_namespaces(user_namespaces.has_value());
     *handler.mutable_features() = features;
+    if (user_namespaces) {
+      response.mutable_features()->set_user_namespaces_host_network(true);
+    } else if (request.verbose() && !name.empty()) {
+      (*response.mutable_info())["userNamespaces/" + name] = user_namespaces.error().message;
+    }
   };
   add_handler("");  // CRI: the default handler
   for (const auto& [name, handler] : context.config.handlers) add_handler(name);
