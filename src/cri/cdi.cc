@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <set>
@@ -149,7 +150,7 @@ CdiMount AsMount(const CdiDeviceNode& node) {
 }
 
 bool HasUserNamespace(const json& spec) {
-  const json& spaces = spec["linux"]["namespaces"];
+  const json spaces = spec["linux"].value("namespaces", json::array());
   return std::any_of(spaces.begin(), spaces.end(), [](const json& space) { return space["type"] == "user"; });
 }
 

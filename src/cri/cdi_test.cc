@@ -250,6 +250,19 @@ TEST(ApplyCdi, ChangesTheConfiguration) {
   EXPECT_EQ(spec["hooks"], json::parse(R"({"createContainer":[{"path":"/h","args":["h"],"timeout":3},{"path":"/i","env":["X=1"]}]})"));
 }
 
+TEST(ApplyCdi, InAUserNamespaceTheHostsNodeIsShown) {
+  CdiEdits edits;
+  edits.device_nodes = {{"/dev/y", "/dev/null", "", 0, 0, {}, {}, {}, "rw"}, {"/dev/full", "", "", 0, 0, {}, {}, {}, ""}};
+  json spec = Container();
+  spec["linux"]["namespaces"] = json::parse(R"([{"type":"pid"},{"type":"user","path":"/x"}])");
+  auto applied = ApplyCdi(edits, &spec);
+  ASSERT_TRUE(applied) << applied.error().message;
+  EXPECT_EQ(spec["linux"]["devices"], json::parse(R"([{"path":"/dev/x"}])"));
+  EXPECT_EQ(spec["linux"]["resources"]["devices"].size(), 1u);
+  EXPECT_EQ(spec["mounts"][1], json::parse(R"({"destination":"/dev/y","source":"/dev/null","type":"bind","options":["bind","rprivate","nosuid","noexec"]})"));
+  EXPECT_EQ(spec["mounts"][2]["source"], "/dev/full");
+}
+
 TEST(ApplyCdi, NodesThatCannotBe) {
   auto fails = [](const CdiDeviceNode& node) {
     CdiEdits edits;

@@ -9,7 +9,7 @@ from harness.daemon import BIN
 from harness.images import Image
 from harness.pods import Pods, merge
 from harness.registry import wait_for
-from harness.streams import Session
+from harness.streams import Forward, Session
 
 HOST, SIZE = 200000, 65536
 MAPPING = {"host_id": HOST, "container_id": 0, "length": SIZE}
@@ -249,6 +249,18 @@ def test_network_is_the_pods(pods):
     assert status.exit_code != 0
 
 
+def test_port_forward_and_statistics(pods, daemon):
+    """What the daemon does in the network namespace itself."""
+    pod = pods.run_pod()
+    forward = Forward(daemon.client.PortForward(pod_sandbox_id=pod[0], port=[7009]).url)
+    forward.until(lambda f: f.got[1])
+    assert b"Connection refused" in forward.got[1]
+    forward.vanish()
+    pods.start(pod, ["sleep", "1000"])
+    stats = daemon.client.PodSandboxStats(pod_sandbox_id=pod[0]).stats
+    assert stats.linux.network.default_interface.name == "eth0" and stats.linux.memory.usage_bytes.value > 0
+
+
 def test_sys_admin_inside(pods):
     """Rights over the container's own mounts, none over the host's."""
     admin = security(capabilities={"add_capabilities": ["SYS_ADMIN"]})
@@ -374,6 +386,8 @@ def test_companion_keeps_its_rights(pods, daemon):
     assert os.readlink(f"/proc/{companion}/ns/user") == os.readlink("/proc/self/ns/user")
     assert host_status(companion)["CapEff"] == host_status(daemon.process.pid)["CapEff"]
     container = pods.start(pod, ["sleep", "1000"])
+    named = json.loads(pods.client.PodSandboxStatus(pod_sandbox_id=pod[0], verbose=True).info["info"])["userNamespace"]
+    assert os.readlink(named) == os.readlink(f"/proc/{pid_of(pods, container)}/ns/user")
     assert os.readlink(f"/proc/{companion}/ns/net") == os.readlink(f"/proc/{pid_of(pods, container)}/ns/net")
 
 
