@@ -17,8 +17,33 @@ const char* Word(Verdict verdict) {
   return verdict == Verdict::kOk ? "ok" : verdict == Verdict::kWarn ? "warn" : "FAIL";
 }
 
-HostCheck Daemon(Client& client) {
-  auto status = client.Call(client.runtime(), &RuntimeService::Stub::Status, runtime::v1::StatusRequest(), 3);
+using Status = Result<runtime::v1::StatusResponse>;
+
+Status Ask(Client& client) {
+  runtime::v1::StatusRequest request;
+  request.set_verbose(true);
+  return client.Call(client.runtime(), &RuntimeService::Stub::Status, request, 3);
+}
+
+// What the companions found by trying: more than the host's files tell (file systems, the kernel's overlay).
+std::vector<HostCheck> UserNamespacesOfPods(const Status& status) {
+  std::vector<HostCheck> checks;
+  if (!status) return checks;
+  for (const auto& handler : status->runtime_handlers()) {
+    if (handler.name().empty()) continue;  // the default one, which has a name too
+    std::string name = fmt::format("hostUsers: false ({})", handler.name());
+    if (handler.features().user_namespaces()) {
+      checks.push_back({Verdict::kOk, name, "id-mapped layers and volumes work", ""});
+      continue;
+    }
+    auto reason = status->info().find("userNamespaces/" + handler.name());
+    checks.push_back({Verdict::kWarn, name, reason == status->info().end() ? "does not work" : reason->second,
+                      "Linux 5.19 (6.3 for volumes on tmpfs), and images on a file system that can be id-mapped"});
+  }
+  return checks;
+}
+
+HostCheck Daemon(const Client& client, const Status& status) {
   if (!status) return {Verdict::kWarn, "caissond", "no answer at " + client.socket(), "systemctl enable --now caissond"};
   for (const auto& condition : status->status().conditions()) {
     if (!condition.status()) return {Verdict::kWarn, "caissond", condition.type() + " is false: " + condition.message(), "see `caisson inspect`, the daemon's log"};
@@ -35,7 +60,9 @@ void AddDoctor(CLI::App& app, Command& command) {
   command.AddOutput(sub);
   sub->callback([&command, conf_dir] {
     auto checks = CheckHost("", *conf_dir);
-    checks.push_back(Daemon(command.client()));
+    Status status = Ask(command.client());
+    checks.push_back(Daemon(command.client(), status));
+    for (auto& check : UserNamespacesOfPods(status)) checks.push_back(std::move(check));
     Json list = Json::array();
     std::vector<std::vector<std::string>> rows;
     for (const auto& check : checks) {

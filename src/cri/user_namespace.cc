@@ -159,10 +159,12 @@ Result<> UserNamespaceSupport::Check(const std::string& handler) {
   const std::string& name = handler.empty() ? config_.default_handler : handler;
   std::lock_guard lock(mutex_);
   auto [at, unknown] = known_.try_emplace(name);
-  if (!unknown) return at->second;
-  at->second = Probe(name);
-  if (!at->second) log::Info("no user namespaces for pods of handler '{}': {}", name, at->second.error().message);
-  return at->second;
+  Answer& answer = at->second;
+  int64_t now = clock_();
+  if (!unknown && (answer.result || now - answer.asked_at < kAgainNanos)) return answer.result;
+  answer = {Probe(name), now};
+  if (unknown && !answer.result) log::Info("handler '{}': {}", name, answer.result.error().message);
+  return answer.result;
 }
 
 Result<> UserNamespaceSupport::Probe(const std::string& handler) {

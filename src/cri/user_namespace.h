@@ -4,11 +4,13 @@
 // whether this host can. A pod has one user namespace, made by its companion, or none; so have all its containers.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
 #include <string>
 
+#include "base/clock.h"
 #include "caisson/pod/v1/pod.pb.h"
 #include "cri/config.h"
 #include "cri/v1/api.pb.h"
@@ -43,19 +45,28 @@ HostIds HostIdsOf(const runtime::v1::PodSandboxConfig& pod, uint32_t uid, uint32
 // The mappings as the companion takes them.
 void SetMaps(const runtime::v1::UserNamespace& user_namespace, pod::v1::SandboxOptions* options);
 
-// What each handler's companion says of this host, asked once. Thread-safe.
+// What each handler's companion says of this host: asked until it is yes, but not all the time. Thread-safe.
 class UserNamespaceSupport {
  public:
-  explicit UserNamespaceSupport(const Config& config) : config_(config) {}
-  // kFailedPrecondition with what is missing. The first call for a handler runs its companion, for some milliseconds.
+  // A "no" may come of a full disk: it lasts so long.
+  static constexpr int64_t kAgainNanos = 60 * kNanosPerSecond;
+
+  explicit UserNamespaceSupport(const Config& config, std::function<int64_t()> clock = MonotonicNanos)
+      : config_(config), clock_(std::move(clock)) {}
+  // kFailedPrecondition with what is missing. A call that asks runs the companion, for some milliseconds.
   Result<> Check(const std::string& handler);
 
  private:
+  struct Answer {
+    Result<> result;
+    int64_t asked_at = 0;
+  };
   Result<> Probe(const std::string& handler);
 
   const Config& config_;
+  const std::function<int64_t()> clock_;
   std::mutex mutex_;
-  std::map<std::string, Result<>> known_;  // by handler
+  std::map<std::string, Answer> known_;  // by handler
 };
 
 }  // namespace caisson::cri

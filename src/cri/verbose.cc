@@ -46,6 +46,7 @@ std::string PodInfoJson(const PodRecord& record) {
   return DumpJson({{"pid", record.sandbox_pid()},
                    {"companionPid", record.shim_pid()},
                    {"netns", record.netns_path()},
+                   {"userNamespace", record.user_namespace_path()},
                    {"runtimeHandler", record.resolved_handler()},
                    {"reason", record.reason()},
                    {"resources", ToJson(record.has_resources() ? record.resources() : linux.resources())},

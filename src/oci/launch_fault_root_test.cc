@@ -15,6 +15,7 @@
 #include <filesystem>
 
 #include "oci/container_fixture.h"
+#include "oci/user_namespace.h"
 
 namespace caisson::oci {
 namespace {
@@ -40,8 +41,7 @@ void FailCall(int number) {
 class LaunchFault : public ContainerTest {
  protected:
   // In a process where `number` fails: the exit code says what was wrong with the undoing.
-  [[noreturn]] void Attempt(const json& spec, int number, int report) {
-    CreateOptions options = Options(spec);
+  [[noreturn]] void Attempt(CreateOptions options, int number, int report) {
     options.stdio = Stdio();
     FailCall(number);
     std::string message;
@@ -62,7 +62,7 @@ class LaunchFault : public ContainerTest {
     _exit(message.empty() ? 1 : 0);
   }
 
-  void Check(const json& spec, const Call& call) {
+  void Check(const json& spec, const Call& call, const std::vector<RootfsMount>& rootfs = {}) {
     int report[2];
     ASSERT_EQ(pipe2(report, O_CLOEXEC), 0);
     UniqueFd in(report[0]), out(report[1]);
@@ -70,7 +70,9 @@ class LaunchFault : public ContainerTest {
     ASSERT_GE(pid, 0);
     if (pid == 0) {
       prctl(PR_SET_CHILD_SUBREAPER, 1);
-      Attempt(spec, call.number, out.get());
+      CreateOptions options = Options(spec);
+      options.rootfs = rootfs;
+      Attempt(std::move(options), call.number, out.get());
     }
     out.Reset();
     std::string message = ReadAllOf(in.get());
@@ -140,6 +142,77 @@ TEST_F(LaunchFault, EveryCallOfAUserNamespace) {
                                                       {"pivot_root", SYS_pivot_root},
                                                       {"execve", SYS_execve}}) {
     Check(spec, call);
+  }
+}
+
+// A pod's: joined, with id-mapped layers and an id-mapped volume.
+TEST_F(LaunchFault, EveryCallOfAPodsUserNamespace) {
+  if (auto probed = ProbeUserNamespaces(bundle_); !probed) GTEST_SKIP() << probed.error().message;
+  std::vector<IdMapping> map = {{0, 200000, 65536}};
+  auto made = MakeUserNamespace({map, map}, CLONE_NEWNET | CLONE_NEWIPC, nullptr);
+  ASSERT_TRUE(made) << made.error().message;
+  for (const char* name : {"upper", "work", "merged", "volume"}) std::filesystem::create_directory(bundle_ + "/" + name);
+  json spec = DefaultSpec({"/bin/true"});
+  spec["root"]["path"] = bundle_ + "/merged";
+  spec["linux"]["namespaces"] = {{{"type", "mount"}},
+                                 {{"type", "pid"}},
+                                 {{"type", "user"}, {"path", fmt::format("/proc/self/fd/{}", made->user.get())}},
+                                 {{"type", "ipc"}, {"path", fmt::format("/proc/self/fd/{}", made->ipc.get())}},
+                                 {{"type", "network"}, {"path", fmt::format("/proc/self/fd/{}", made->network.get())}}};
+  json maps = {{{"containerID", 0}, {"hostID", 200000}, {"size", 65536}}};
+  json other = {{{"containerID", 0}, {"hostID", 300000}, {"size", 1}}};  // needs a namespace of its own
+  spec["linux"]["uidMappings"] = spec["linux"]["gidMappings"] = maps;
+  spec["mounts"].push_back({{"destination", "/volume"},
+                            {"type", "bind"},
+                            {"source", bundle_ + "/volume"},
+                            {"options", {"rbind"}},
+                            {"uidMappings", other},
+                            {"gidMappings", other}});
+  std::vector<RootfsMount> rootfs = {{"overlay",
+                                      "overlay",
+                                      {"lowerdir=" + rootfs_, "upperdir=" + bundle_ + "/upper",
+                                       "workdir=" + bundle_ + "/work", "uidmap=0:200000:65536", "gidmap=0:200000:65536"}}};
+  for (const Call& call : std::initializer_list<Call>{{"socketpair", SYS_socketpair},
+                                                      {"clone3", SYS_clone3},
+                                                      {"sendmsg", SYS_sendmsg},
+                                                      {"unshare", SYS_unshare},
+                                                      {"mount", SYS_mount},
+                                                      {"open_tree", SYS_open_tree},
+                                                      {"mount_setattr", SYS_mount_setattr},
+                                                      {"move_mount", SYS_move_mount},
+                                                      {"setns", SYS_setns},
+                                                      {"setgroups", SYS_setgroups},
+                                                      {"setresuid", SYS_setresuid},
+                                                      {"pivot_root", SYS_pivot_root},
+                                                      {"execve", SYS_execve}}) {
+    Check(spec, call, rootfs);
+  }
+}
+
+// Namespaces that nobody lives in: whatever fails, their maker is gone.
+TEST_F(LaunchFault, EveryCallOfMakingAUserNamespace) {
+  for (const Call& call : std::initializer_list<Call>{{"socketpair", SYS_socketpair},
+                                                      {"clone3", SYS_clone3},
+                                                      {"write", SYS_write},
+                                                      {"sendmsg", SYS_sendmsg},
+                                                      {"recvmsg", SYS_recvmsg},
+                                                      {"setgroups", SYS_setgroups},
+                                                      {"setresgid", SYS_setresgid},
+                                                      {"setresuid", SYS_setresuid},
+                                                      {"unshare", SYS_unshare}}) {
+    pid_t pid = fork();
+    ASSERT_GE(pid, 0);
+    if (pid == 0) {
+      FailCall(call.number);
+      std::vector<IdMapping> map = {{0, 200000, 65536}};
+      auto made = MakeUserNamespace({map, map}, CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS, nullptr);
+      siginfo_t info{};
+      if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0) _exit(2);
+      _exit(made ? 1 : 0);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(pid, &status, 0), pid);
+    EXPECT_EQ(status, 0) << call.name << ": exit " << WEXITSTATUS(status) << " (1: it did not fail, 2: a child is left)";
   }
 }
 

@@ -42,7 +42,7 @@ class CompanionTest : public testing::Test {
   void Spawn();
   // Waits for the companion's end and reaps it; its wait status.
   int AwaitCompanion();
-  // A pod with host network; created and started.
+  // A pod with host network (or, with a user namespace, one of its own); created and started.
   void StartPod() { StartPod({}); }
   void StartPod(pod::v1::SandboxOptions options, const std::string& netns_path = "");
   Result<sandbox::CreateSandboxResponse> CreateSandbox(const pod::v1::SandboxOptions& options, const std::string& netns_path = "");

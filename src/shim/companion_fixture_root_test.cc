@@ -117,7 +117,7 @@ Result<sandbox::CreateSandboxResponse> CompanionTest::CreateSandbox(const pod::v
 }
 
 void CompanionTest::StartPod(pod::v1::SandboxOptions options, const std::string& netns_path) {
-  if (netns_path.empty()) options.set_host_network(true);
+  if (netns_path.empty() && options.uid_maps().empty()) options.set_host_network(true);
   auto created = CreateSandbox(options, netns_path);
   ASSERT_TRUE(created) << created.error().message;
   sandbox::StartSandboxRequest request;

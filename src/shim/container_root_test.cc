@@ -56,6 +56,54 @@ TEST_F(Containers, FromCreateToDelete) {
   EXPECT_THAT(Cgroups(), testing::IsEmpty());
 }
 
+// The user namespace owns the pod's others; the companion stays outside.
+TEST_F(Containers, UserNamespaceOfAPod) {
+  pod::v1::SandboxOptions options;
+  for (auto* map : {options.add_uid_maps(), options.add_gid_maps()}) {
+    map->set_host_id(200000);
+    map->set_size(65536);
+  }
+  options.set_hostname("mapped");
+  options.set_share_pid(true);
+  (*options.mutable_sysctls())["kernel.msgmax"] = "12345";
+  StartPod(options);
+  sandbox::SandboxStatusRequest ask;
+  auto status = Call<sandbox::SandboxStatusResponse>(kSandbox, "SandboxStatus", ask);
+  ASSERT_TRUE(status) << status.error().message;
+  std::string path = status->info().at("user_namespace");
+  std::string proc = fmt::format("/proc/{}/ns/", pid_);
+  EXPECT_EQ(fs::read_symlink(proc + "user"), fs::read_symlink("/proc/self/ns/user"));
+  EXPECT_NE(fs::read_symlink(proc + "net"), fs::read_symlink("/proc/self/ns/net")) << "made without being named";
+  EXPECT_NE(fs::read_symlink(path), fs::read_symlink("/proc/self/ns/user"));
+  EXPECT_EQ(fs::read_symlink(fmt::format("/proc/{}/ns/user", status->pid())), fs::read_symlink(path));
+  ASSERT_EQ(chown(rootfs_.c_str(), 200000, 200000), 0);
+  auto spec = Spec("id -u; hostname; cat /proc/sys/kernel/msgmax; stat -c %u:%a /dev/shm; echo x > /dev/stdout");
+  for (auto& space : spec["linux"]["namespaces"]) {
+    if (space["type"] == "pid") space["path"] = fmt::format("/proc/{}/ns/pid", status->pid());
+  }
+  spec["linux"]["namespaces"].push_back({{"type", "user"}, {"path", path}});
+  spec["linux"]["uidMappings"] = spec["linux"]["gidMappings"] = {{{"containerID", 0}, {"hostID", 200000}, {"size", 65536}}};
+  auto created = Create("c1", spec);
+  ASSERT_TRUE(created) << created.error().message;
+  ASSERT_TRUE(Start("c1"));
+  EXPECT_EQ(Wait("c1").exit_status(), 0u);
+  EXPECT_EQ(LogText(LogPath("c1")), "0mapped123450:1777x");
+  EXPECT_TRUE(Delete("c1"));
+}
+
+TEST_F(Containers, UserNamespaceThatCannotBe) {
+  Spawn();
+  pod::v1::SandboxOptions options;
+  options.add_uid_maps()->set_size(1);
+  EXPECT_THAT(CreateSandbox(options).error().message, HasSubstr("gid_maps is empty"));
+  options.add_gid_maps()->set_size(1);
+  options.mutable_gid_maps(0)->set_container_id(1);
+  EXPECT_THAT(CreateSandbox(options).error().message, HasSubstr("needs a root"));
+  options.mutable_gid_maps(0)->set_container_id(0);
+  options.set_host_ipc(true);
+  EXPECT_THAT(CreateSandbox(options).error().message, HasSubstr("host's IPC"));
+}
+
 TEST_F(Containers, ErrorsLeaveNothing) {
   StartPod();
   auto spec = Spec("true");
