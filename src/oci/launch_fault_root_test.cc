@@ -152,6 +152,7 @@ TEST_F(LaunchFault, EveryCallOfAPodsUserNamespace) {
   auto made = MakeUserNamespace({map, map}, CLONE_NEWNET | CLONE_NEWIPC, nullptr);
   ASSERT_TRUE(made) << made.error().message;
   for (const char* name : {"upper", "work", "merged", "volume"}) std::filesystem::create_directory(bundle_ + "/" + name);
+  ASSERT_EQ(chown((bundle_ + "/upper").c_str(), 200000, 200000), 0);
   json spec = DefaultSpec({"/bin/true"});
   spec["root"]["path"] = bundle_ + "/merged";
   spec["linux"]["namespaces"] = {{{"type", "mount"}},

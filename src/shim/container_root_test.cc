@@ -87,12 +87,11 @@ TEST_F(Containers, UserNamespaceOfAPod) {
   ASSERT_TRUE(created) << created.error().message;
   ASSERT_TRUE(Start("c1"));
   EXPECT_EQ(Wait("c1").exit_status(), 0u);
-  EXPECT_EQ(LogText(LogPath("c1")), "0mapped123450:1777x");
+  EXPECT_EQ(LogText(LogPath("c1")), "0\nmapped\n12345\n0:1777\nx\n");
   EXPECT_TRUE(Delete("c1"));
 }
 
 TEST_F(Containers, UserNamespaceThatCannotBe) {
-  Spawn();
   pod::v1::SandboxOptions options;
   options.add_uid_maps()->set_size(1);
   EXPECT_THAT(CreateSandbox(options).error().message, HasSubstr("gid_maps is empty"));
