@@ -5,7 +5,7 @@ import os
 
 import grpc
 import pytest
-from harness.daemon import BIN
+from harness.daemon import BIN, HAS_CLI, cli
 from harness.images import Image
 from harness.pods import Pods, merge
 from harness.registry import wait_for
@@ -78,6 +78,9 @@ def test_host_can(daemon):
     reply = daemon.client.Status()
     assert {handler.name: handler.features.user_namespaces for handler in reply.runtime_handlers} == {"": True, "caisson": True}
     assert reply.features.user_namespaces_host_network
+    if HAS_CLI:
+        line, = [line for line in cli(daemon, "doctor").stdout.splitlines() if "hostUsers: false (caisson)" in line]
+        assert line.startswith("ok")
 
 
 def test_features_are_false_where_the_companion_says_no(make_daemon, folder):
@@ -91,6 +94,9 @@ def test_features_are_false_where_the_companion_says_no(make_daemon, folder):
     assert not any(handler.features.user_namespaces for handler in reply.runtime_handlers)
     assert not reply.features.user_namespaces_host_network
     assert "no idmapped layers here" in reply.info["userNamespaces/caisson"]
+    if HAS_CLI:
+        line, = [line for line in cli(daemon, "doctor").stdout.splitlines() if "hostUsers: false (caisson)" in line]
+        assert line.startswith("warn") and "no idmapped layers here" in line
     with pytest.raises(grpc.RpcError) as error:
         UserPods(daemon).run_pod()
     assert error.value.code() == grpc.StatusCode.FAILED_PRECONDITION
