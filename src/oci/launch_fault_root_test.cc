@@ -217,6 +217,31 @@ TEST_F(LaunchFault, EveryCallOfMakingAUserNamespace) {
   }
 }
 
+// A process in one of them, as a pod's init is.
+TEST_F(LaunchFault, EveryCallOfACloneInAUserNamespace) {
+  for (const Call& call : std::initializer_list<Call>{{"socketpair", SYS_socketpair},
+                                                      {"clone3", SYS_clone3},
+                                                      {"setns", SYS_setns},
+                                                      {"setgroups", SYS_setgroups},
+                                                      {"setresuid", SYS_setresuid}}) {
+    pid_t pid = fork();
+    ASSERT_GE(pid, 0);
+    if (pid == 0) {
+      std::vector<IdMapping> map = {{0, 200000, 65536}};
+      auto made = MakeUserNamespace({map, map}, 0, nullptr);
+      if (!made) _exit(3);
+      FailCall(call.number);
+      auto cloned = CloneInUserNamespace(made->user.get(), CLONE_NEWPID, [] { pause(); });
+      siginfo_t info{};
+      if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0) _exit(2);
+      _exit(cloned ? 1 : 0);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(pid, &status, 0), pid);
+    EXPECT_EQ(status, 0) << call.name << ": exit " << WEXITSTATUS(status) << " (1: it did not fail, 2: a child is left)";
+  }
+}
+
 TEST_F(LaunchFault, EveryCallOfAJoin) {
   json spec = DefaultSpec({"/bin/true"});
   spec["linux"]["namespaces"][4]["path"] = "/proc/self/ns/net";
