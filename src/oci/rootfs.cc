@@ -75,6 +75,16 @@ Result<UniqueFd> OpenBind(const MountPlan& plan, const MappingNamespaces& mappin
   return tree;
 }
 
+// A detached cgroup2 of our cgroup namespace.
+Result<UniqueFd> MakeCgroup2() {
+  UniqueFd context(static_cast<int>(syscall(SYS_fsopen, "cgroup2", FSOPEN_CLOEXEC)));
+  if (!context || syscall(SYS_fsconfig, context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0)
+    return ErrnoError("make a cgroup2 file system");
+  UniqueFd made(static_cast<int>(syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, 0)));
+  if (!made) return ErrnoError("mount cgroup2");
+  return made;
+}
+
 // What programs that show a container its own limits (lxcfs) put over files of /proc; all else in there is the
 // kernel's.
 bool MayCoverInProc(const std::string& path) {
@@ -235,9 +245,11 @@ class RootfsMaker {
     UniqueFd target = TRY(sys::MakeDirInRoot(root_.get(), plan.destination, 0755));
     if (options_.cgroup_v2) {
       if (plan_.new_cgroup_namespace) {
-        if (mount("cgroup", FdPath(target.get()).c_str(), "cgroup2", plan.flags, nullptr) != 0)
-          return ErrnoError("mount cgroup2");
-        return {};
+        if (mount("cgroup", FdPath(target.get()).c_str(), "cgroup2", plan.flags, nullptr) == 0) return {};
+        if (errno != EBUSY) return ErrnoError("mount cgroup2");
+        // mount(2) puts no file system on itself, and a /sys that is the host's has one there (MountFileSystem).
+        UniqueFd own = TRY(MakeCgroup2());
+        return AttachTree(own.get(), target.get(), plan);
       }
       if (options_.cgroups.empty()) return {};
       UniqueFd tree = TRY(CloneTree(AT_FDCWD, options_.cgroups[0].path, false));
