@@ -10,5 +10,5 @@ namespace caisson::internal {
 
 #define CHECK(condition)                                                                  \
   do {                                                                                    \
-    if (!(condition)) ::caisson::internal::CheckFailed(__FILE__, __LINE__, #condition);   \
+    if (!(condition)) ::caisson::internal::CheckFailed(__FILE_NAME__, __LINE__, #condition); \
   } while (false)

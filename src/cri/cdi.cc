@@ -143,7 +143,7 @@ Result<json> NodeOf(const CdiDeviceNode& node, const json& user) {
 // In a user namespace nobody may make nodes: the host's is shown, as the devices of the CRI are.
 CdiMount AsMount(const CdiDeviceNode& node) {
   CdiMount mount;
-  mount.host_path = node.host_path.empty() ? node.path : node.host_path;
+  mount.host_path = node.host_path;
   mount.container_path = node.path;
   mount.options = {"bind", "rprivate", "nosuid", "noexec"};
   return mount;

@@ -252,15 +252,15 @@ TEST(ApplyCdi, ChangesTheConfiguration) {
 
 TEST(ApplyCdi, InAUserNamespaceTheHostsNodeIsShown) {
   CdiEdits edits;
-  edits.device_nodes = {{"/dev/y", "/dev/null", "", 0, 0, {}, {}, {}, "rw"}, {"/dev/full", "", "", 0, 0, {}, {}, {}, ""}};
+  edits.device_nodes = {{"/dev/y", "/dev/null", "", 0, 0, {}, {}, {}, "rw"}, {"/dev/full", "/dev/full", "", 0, 0, {}, {}, {}, ""}};
   json spec = Container();
   spec["linux"]["namespaces"] = json::parse(R"([{"type":"pid"},{"type":"user","path":"/x"}])");
   auto applied = ApplyCdi(edits, &spec);
   ASSERT_TRUE(applied) << applied.error().message;
   EXPECT_EQ(spec["linux"]["devices"], json::parse(R"([{"path":"/dev/x"}])"));
   EXPECT_EQ(spec["linux"]["resources"]["devices"].size(), 1u);
-  EXPECT_EQ(spec["mounts"][1], json::parse(R"({"destination":"/dev/y","source":"/dev/null","type":"bind","options":["bind","rprivate","nosuid","noexec"]})"));
-  EXPECT_EQ(spec["mounts"][2]["source"], "/dev/full");
+  EXPECT_EQ(spec["mounts"][2], json::parse(R"({"destination":"/dev/y","source":"/dev/null","type":"bind","options":["bind","rprivate","nosuid","noexec"]})"));
+  EXPECT_EQ(spec["mounts"][3]["source"], "/dev/full");
 }
 
 TEST(ApplyCdi, NodesThatCannotBe) {

@@ -358,7 +358,7 @@ json MappedSpec(const std::string& script) {
 TEST_F(UserNamespace, OwnNamespaceOwnsTheOthers) {
   std::ofstream(bundle_ + "/file") << "bound\n";
   fs::permissions(bundle_, fs::perms::owner_all);  // 0700: out of reach for who is not root of the host
-  chown(rootfs_.c_str(), 200000, 200000);
+  ASSERT_EQ(chown(rootfs_.c_str(), 200000, 200000), 0);
   json spec = MappedSpec(
       "id -u; cat /proc/self/uid_map; cat /file; hostname; echo x > /dev/null && echo null; touch /new; stat -c %u "
       "/new; "
@@ -373,8 +373,8 @@ TEST_F(UserNamespace, OwnNamespaceOwnsTheOthers) {
 }
 
 TEST_F(UserNamespace, ExecAndJoinByPath) {
-  chown(rootfs_.c_str(), 200000, 200000);
-  for (const char* folder : {"/dev", "/proc", "/sys"}) chown((rootfs_ + folder).c_str(), 200000, 200000);
+  ASSERT_EQ(chown(rootfs_.c_str(), 200000, 200000), 0);
+  for (const char* folder : {"/dev", "/proc", "/sys"}) ASSERT_EQ(chown((rootfs_ + folder).c_str(), 200000, 200000), 0);
   auto first = Create(MappedSpec("sleep 1000"));
   ASSERT_TRUE(first) << first.error().message;
   ASSERT_TRUE((*first)->Start());

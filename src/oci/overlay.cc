@@ -165,7 +165,7 @@ Result<UniqueFd> CloneImage(const MountPlan& plan, const std::string& at) {
   whole.type = whole.source = "overlay";
   whole.flags = plan.flags;
   whole.data = plan.data;
-  TRY(MountLayers(whole));
+  TRY(MountLayers(whole, -1));  // as it is on the host: caissond refuses id-mapped image volumes
   // open_tree(2) takes no part of a mount that is attached nowhere before Linux 6.15, so this one is attached meanwhile.
   ScopeExit unmount([&] { umount2(at.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW); });
   UniqueFd top(open(at.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
