@@ -33,7 +33,7 @@ function(caisson_library name)
 
   add_library(caisson_${name} STATIC ${sources})
   caisson_source_includes(caisson_${name} PUBLIC)
-  # Several sources in one translation unit where the preset says so (the sanitizers' builds): most of a build is headers.
+  # Several sources in one translation unit where the preset says so: most of a build is headers. The preset "dev" builds each alone.
   set_target_properties(caisson_${name} PROPERTIES UNITY_BUILD_BATCH_SIZE 8 UNITY_BUILD_CODE_BEFORE_INCLUDE "${A_UNITY_PRELUDE}")
   target_link_libraries(caisson_${name} PUBLIC ${A_LINK})
   if(CAISSON_TESTS)
