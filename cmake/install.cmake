@@ -56,7 +56,7 @@ install(CODE [[
 install(FILES README.md CHANGELOG.md CONTRIBUTING.md DESTINATION ${CMAKE_INSTALL_DATAROOTDIR}/doc/caisson)
 install(FILES share/debian/copyright DESTINATION ${CMAKE_INSTALL_DATAROOTDIR}/doc/caisson)
 install(DIRECTORY docs DESTINATION ${CMAKE_INSTALL_DATAROOTDIR}/doc/caisson)
-install(DIRECTORY share/cni share/kubernetes share/seccomp DESTINATION ${CMAKE_INSTALL_DATAROOTDIR}/doc/caisson/examples)
+install(DIRECTORY share/cni share/grafana share/kubernetes share/seccomp DESTINATION ${CMAKE_INSTALL_DATAROOTDIR}/doc/caisson/examples)
 install(FILES share/config.toml DESTINATION ${CMAKE_INSTALL_DATAROOTDIR}/doc/caisson/examples)
 
 set(CPACK_GENERATOR DEB)

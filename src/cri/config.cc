@@ -11,6 +11,7 @@
 #include "base/id.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "base/strings.h"
 #include "base/unique_fd.h"
 
 // Without exceptions parse errors are values. The distribution's shared library has only the throwing kind, so the code
@@ -69,6 +70,7 @@ std::vector<Field> Fields(Config* c) {
       {"streaming", "tls_certificate", &c->streaming.tls_certificate},
       {"streaming", "tls_key", &c->streaming.tls_key},
       {"streaming", "idle_timeout_seconds", &c->streaming.idle_timeout_seconds},
+      {"metrics", "address", &c->metrics.address},
   };
 }
 
@@ -212,6 +214,14 @@ Result<> CheckRange(std::string_view key, int64_t value, int64_t least, int64_t 
   return MakeError(Code::kInvalidArgument, "'{}' must be between {} and {}, not {}", key, least, most, value);
 }
 
+Result<> CheckMetrics(const MetricsSettings& metrics) {
+  if (metrics.address.empty()) return {};
+  size_t colon = metrics.address.rfind(':');
+  auto port = ParseUint64(std::string_view(metrics.address).substr(colon == std::string::npos ? 0 : colon + 1));
+  if (colon != std::string::npos && colon != 0 && port && *port <= 65'535) return {};
+  return MakeError(Code::kInvalidArgument, "'metrics.address' is '{}', not an address and a port as 127.0.0.1:9465", metrics.address);
+}
+
 Result<> CheckStreaming(const StreamingSettings& streaming) {
   TRY(CheckRange("streaming.port", streaming.port, 0, 65'535));
   TRY(CheckRange("streaming.idle_timeout_seconds", streaming.idle_timeout_seconds, 1, 7 * 24 * 3600));
@@ -287,6 +297,7 @@ Result<> ValidateConfig(const Config& config) {
   TRY(CheckRange("containers.shm_bytes", config.containers.shm_bytes, 4096, int64_t{1} << 40));
   TRY(CheckRange("containers.log_line_bytes", config.containers.log_line_bytes, 64, 1 << 20));
   TRY(CheckStreaming(config.streaming));
+  TRY(CheckMetrics(config.metrics));
   for (const auto& [name, handler] : config.handlers) {
     if (!IsSafeName(name)) return MakeError(Code::kInvalidArgument, "'{}' cannot be the name of a handler", name);
     TRY(CheckPath(fmt::format("handlers.{}.shim_path", name), handler.shim_path, true));

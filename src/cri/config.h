@@ -59,6 +59,10 @@ struct StreamingSettings {
   int64_t idle_timeout_seconds = 4 * 3600;
 };
 
+struct MetricsSettings {
+  std::string address;  // "127.0.0.1:9465" of /metrics; empty: none
+};
+
 struct Config {
   std::string root = "/var/lib/caisson";  // survives a reboot: images, the index
   std::string state = "/run/caisson";     // does not: sockets, bundles, network namespaces
@@ -75,6 +79,7 @@ struct Config {
   ImageSettings images;
   ContainerDefaults containers;
   StreamingSettings streaming;
+  MetricsSettings metrics;
 
   // Fault points that fail (tests only; the hidden flag --fault). Not a key of the file.
   std::vector<std::string> faults;

@@ -28,6 +28,7 @@ class Server;
 
 namespace caisson::cri {
 
+class DaemonMetrics;
 class Events;
 
 struct Context {
@@ -48,6 +49,7 @@ struct Context {
   std::string instance = NewInstance();  // this run of the daemon, in the ids of processes it runs in containers
   stream::Server* streams = nullptr;     // set before the first RPC
   Events* events = nullptr;              // the same
+  DaemonMetrics* metrics = nullptr;      // the same; null: nobody asked for any
 };
 
 }  // namespace caisson::cri

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cri/grpc_status.h"
 
+#include <iterator>
+
 #include "base/log.h"
 
 namespace caisson::cri {
@@ -18,6 +20,13 @@ grpc::Status ToStatus(const char* verb, const Error& error) {
     log::Warn("{}: {}", verb, error.message);
   }
   return {static_cast<grpc::StatusCode>(error.code), error.message.substr(0, kMaxMessageChars)};
+}
+
+const char* CodeName(grpc::StatusCode code) {
+  constexpr const char* kNames[] = {"OK",        "CANCELLED",     "UNKNOWN",      "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
+                                    "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE",
+                                    "UNIMPLEMENTED", "INTERNAL",     "UNAVAILABLE",  "DATA_LOSS",        "UNAUTHENTICATED"};
+  return code >= 0 && static_cast<size_t>(code) < std::size(kNames) ? kNames[code] : "UNKNOWN";
 }
 
 }  // namespace caisson::cri

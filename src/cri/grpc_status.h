@@ -10,5 +10,7 @@
 namespace caisson::cri {
 
 grpc::Status ToStatus(const char* verb, const Error& error);
+// "OK", "NOT_FOUND", …
+const char* CodeName(grpc::StatusCode code);
 
 }  // namespace caisson::cri

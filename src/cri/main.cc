@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 
 #include "cri/context.h"
+#include "cri/daemon_metrics.h"
 #include "cri/events.h"
 #include "cri/exits.h"
 #include "cri/recovery.h"
@@ -21,6 +22,8 @@
 #include <sys/un.h>
 
 #include <cstdio>
+#include <iterator>
+#include <map>
 #include <thread>
 
 #include "base/log.h"
@@ -199,6 +202,26 @@ void WaitForEnd(const Flags& flags, Config config, const sigset_t& signals, cons
   }
 }
 
+const char* StateWord(int state) {
+  constexpr const char* kWords[] = {"created", "running", "exited", "unknown"};  // CRI, ContainerState
+  static_assert(std::size(kWords) == runtime::v1::ContainerState_ARRAYSIZE);
+  return kWords[state];
+}
+
+// What there is, by state, and of the daemon itself.
+std::vector<Gauge> Gauges(PodIndex& pods, ContainerIndex& containers) {
+  std::map<std::string, uint64_t> pod_states = {{"ready", 0}, {"notready", 0}}, container_states;
+  for (int state = 0; state < runtime::v1::ContainerState_ARRAYSIZE; ++state) container_states[StateWord(state)] = 0;
+  for (const PodPtr& pod : pods.List()) ++pod_states[pod->Get()->state() == runtime::v1::SANDBOX_READY ? "ready" : "notready"];
+  for (const ContainerPtr& container : containers.List()) {
+    ++container_states[StateWord(container->Get()->state())];
+  }
+  std::vector<Gauge> gauges = ProcessGauges();
+  for (auto& [state, count] : pod_states) gauges.push_back({"pods", "Pods", "state", state, count});
+  for (auto& [state, count] : container_states) gauges.push_back({"containers", "Containers", "state", state, count});
+  return gauges;
+}
+
 Result<> Run(const Flags& flags, const Config& config) {
   TRY(MakeDir(config.root));
   TRY(MakeDir(config.state));
@@ -209,9 +232,14 @@ Result<> Run(const Flags& flags, const Config& config) {
   auto store = TRY(Store::Open(config.IndexPath()));
   auto images = TRY(image::ImageStore::Open(ImageOptions(config)));
   auto cni = TRY(net::Cni::Create(CniOptions(config)));
-  auto shims = TRY(Shims::Create(config.shim_timeout_seconds * 1000));
   PodIndex pods(store.get(), Store::Table::kPods, "pod sandbox");
   ContainerIndex containers(store.get(), Store::Table::kContainers, "container");
+  std::unique_ptr<DaemonMetrics> metrics;
+  if (!config.metrics.address.empty()) {
+    metrics = TRY(DaemonMetrics::Start(config.metrics.address, [&] { return Gauges(pods, containers); }));
+    log::Info("metrics are served on port {} of '{}'", metrics->port(), config.metrics.address);
+  }
+  auto shims = TRY(Shims::Create(config.shim_timeout_seconds * 1000));
   FaultPoints faults(config.faults);
   Background background;
   Context context{config, pods, containers, *images, *cni, *shims, faults, background,
@@ -219,6 +247,7 @@ Result<> Run(const Flags& flags, const Config& config) {
   Events events([&](const std::string& pod_id, Events::Message* event) { DescribePod(pods, containers, pod_id, event); });
   TellChanges(pods, containers, events);
   context.events = &events;
+  context.metrics = metrics.get();
   shims->OnEnd([&context](const std::string& pod_id, bool died) {
     context.background.Post([&context, pod_id, died] { died ? PodDied(context, pod_id) : PodLost(context, pod_id); });
   });

@@ -138,7 +138,7 @@ Result<> StopPod(Context& context, const PodPtr& pod) {
     changed.set_state(v1::SANDBOX_NOTREADY);
     changed.set_stopped_at_nanos(NowNanos());
   });
-  Steps steps(context.faults, "stop_pod_sandbox");
+  Steps steps(context, "stop_pod_sandbox");
   if (shim && !shim->gone()) {
     (void)steps.Run("kill_containers", [&]() -> Result<> { return KillContainers(containers, shim), Result<>(); });
   }

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "caisson/pod/v1/pod.pb.h"
 #include "containerd/sandbox.pb.h"
+#include "cri/daemon_metrics.h"
 #include "cri/exits.h"
 #include "cri/image_volume.h"
 #include "cri/network_check.h"
@@ -193,6 +194,9 @@ void UndoPods(Context& context, std::vector<PodRecord> records) {
     std::set<std::string> ids;
     for (const PodRecord& record : records) ids.insert(record.id());
     std::vector<Stray> strays = FindStrays(ids);
+    for (const Stray& stray : strays) {
+      if (context.metrics != nullptr) context.metrics->CountStray(stray.kind == Stray::Kind::kCompanion ? "companion" : "plugin");
+    }
     ForEach<PodRecord>(records, [&](const PodRecord& record) {
       std::vector<const Stray*> own;
       for (const Stray& stray : strays) {

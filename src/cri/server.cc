@@ -14,9 +14,11 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/unique_fd.h"
 #include "cri/control.h"
+#include "cri/daemon_metrics.h"
 #include "cri/events.h"
 #include "cri/grpc_status.h"
 #include "cri/rpc/rpc.h"
@@ -70,10 +72,12 @@ grpc::Status Serve(Context& context, Calls& calls, const char* verb, Work work, 
     ~Leaving() { calls.Leave(); }
   } leaving{calls};
   log::Debug("{}", verb);
+  const int64_t begin = MonotonicNanos();
   auto result = work(context, request);
-  if (!result) return ToStatus(verb, result.error());
-  response->Swap(&*result);
-  return grpc::Status::OK;
+  grpc::Status status = result ? grpc::Status::OK : ToStatus(verb, result.error());
+  if (context.metrics != nullptr) context.metrics->CountRpc(verb, CodeName(status.error_code()), MonotonicNanos() - begin);
+  if (result) response->Swap(&*result);
+  return status;
 }
 
 grpc::Status Unimplemented(const char* verb) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Steps: the named steps of one operation on a pod or container. Each is timed for the timeline, is a fault point
-// "<operation>.<step>", and has its name put before the message of its failure. Thread-safe: an operation may
+// "<operation>.<step>", is counted for the daemon's metrics, and has its name put before the message of its failure. Thread-safe: an operation may
 // run steps on several threads at once.
 #pragma once
 
@@ -12,25 +12,28 @@
 
 #include "base/clock.h"
 #include "caisson/daemon/v1/record.pb.h"
-#include "cri/fault.h"
+#include "cri/context.h"
+#include "cri/daemon_metrics.h"
 
 namespace caisson::cri {
 
 class Steps {
  public:
-  Steps(const FaultPoints& faults, std::string operation) : faults_(faults), operation_(std::move(operation)) {}
+  Steps(const Context& context, std::string operation) : context_(context), operation_(std::move(operation)) {}
 
   // Runs `work`, which returns a Result<>. Register its undo before: it is tried also when the step failed half-way.
   template <class Work>
   Result<> Run(std::string_view name, Work work) {
     int64_t begin = NowNanos(), begin_mono = MonotonicNanos();
     Result<> result = work();
-    if (result) result = faults_.At(fmt::format("{}.{}", operation_, name));
+    if (result) result = context_.faults.At(fmt::format("{}.{}", operation_, name));
     daemon::v1::TimelineStep step;
     step.set_operation(operation_);
     step.set_name(std::string(name));
     step.set_begin_nanos(begin);
-    step.set_end_nanos(begin + (MonotonicNanos() - begin_mono));
+    const int64_t took = MonotonicNanos() - begin_mono;
+    if (context_.metrics != nullptr) context_.metrics->CountStep(operation_, name, result.has_value(), took);
+    step.set_end_nanos(begin + took);
     if (!result) step.set_error(result.error().message);
     std::lock_guard lock(mutex_);
     steps_.push_back(std::move(step));
@@ -46,7 +49,7 @@ class Steps {
   }
 
  private:
-  const FaultPoints& faults_;
+  const Context& context_;
   const std::string operation_;
   mutable std::mutex mutex_;
   std::vector<daemon::v1::TimelineStep> steps_;

@@ -217,7 +217,7 @@ Result<> RunSteps(Creation& creation, const std::string& name, ContainerPtr* mad
 Result<std::string> Create(Context& context, const v1::CreateContainerRequest& request, const PodPtr& pod,
                            const std::string& name) {
   const v1::ContainerConfig& config = request.config();
-  Creation creation{context, pod, pod->Get(), pod->shim(), {}, Steps(context.faults, "create_container"), {}, {}, {}, {}, true, {}};
+  Creation creation{context, pod, pod->Get(), pod->shim(), {}, Steps(context, "create_container"), {}, {}, {}, {}, true, {}};
   if (creation.pod_record->state() != v1::SANDBOX_READY || !creation.shim) {
     return MakeError(Code::kFailedPrecondition, "pod sandbox '{}' is not ready", pod->id());
   }

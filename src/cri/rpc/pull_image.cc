@@ -23,7 +23,7 @@ std::optional<image::Credentials> CredentialsOf(const v1::AuthConfig& auth) {
 
 Result<image::Image> FetchImage(Context& context, const std::string& reference, image::PullOptions options) {
   TRY(image::ParseReference(reference));
-  Steps steps(context.faults, "pull_image");
+  Steps steps(context, "pull_image");
   image::Image image;
   // Nothing to undo: what a failed pull has fetched is kept for the next one and is garbage otherwise.
   TRY(steps.Run("fetch", [&]() -> Result<> {

@@ -161,7 +161,7 @@ Result<std::string> Create(Context& context, const v1::RunPodSandboxRequest& req
   // Before the creation, whose undo uses them last.
   std::string dir;
   PodPtr pod;
-  Creation creation{context, Steps(context.faults, "run_pod_sandbox"), {}, nullptr, true, {}};
+  Creation creation{context, Steps(context, "run_pod_sandbox"), {}, nullptr, true, {}};
   PodRecord& record = creation.record;
   record.set_id(NewId());
   *record.mutable_config() = request.config();

@@ -51,7 +51,7 @@ Result<v1::StartContainerResponse> StartContainer(Context& context, const v1::St
   if (pod->Get()->state() != v1::SANDBOX_READY || !shim) {
     return MakeError(Code::kFailedPrecondition, "pod sandbox '{}' is not ready", pod->id());
   }
-  Steps steps(context.faults, "start_container");
+  Steps steps(context, "start_container");
   uint32_t pid = 0;
   int64_t started_at = 0;
   auto started = steps.Run("task_start", [&]() -> Result<> {
