@@ -5,8 +5,11 @@
 #include <filesystem>
 #include <fstream>
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "cli/host_checks.h"
 #include "cli/log_reader.h"
 #include "cli/output.h"
@@ -71,6 +74,25 @@ TEST_F(LogReaderTest, SkipsWhatIsNotOfTheFormat) {
   Append("garbage\nx y z\n2026 stdin F a\n2026 stdout X a\n2026 stdout F ok\n");
   LogReader reader(path_);
   EXPECT_EQ(Read(reader), "ok\n");
+}
+
+TEST(Timeline, TraceForPerfetto) {
+  std::vector<TimelineStep> steps = {{"app", "start", "task", 5'000'500, 6'000'000, "boom"}, {"pod", "run", "netns", 1'000'000, 2'000'000, ""},
+                                     {"pod", "run", "cni", 2'000'000, 4'000'000, ""}};
+  auto trace = ParseJson(TraceTimeline(steps, "web"));
+  ASSERT_TRUE(trace) << trace.error().message;
+  std::vector<std::string> seen;
+  for (const auto& event : (*trace)["traceEvents"]) {
+    if (event["ph"] == "M") {
+      seen.push_back(event["args"]["name"]);
+      continue;
+    }
+    seen.push_back(fmt::format("{} {} {} {}", event["tid"].get<int>(), event["name"].get<std::string>(), event["ts"].get<double>(),
+                               event["dur"].get<double>()));
+  }
+  EXPECT_THAT(seen, testing::ElementsAre("web", "pod", "1 run 1000 3000", "1 netns 1000 1000", "1 cni 2000 2000", "app", "2 start 5000.5 999.5",
+                                         "2 task 5000.5 999.5"));
+  EXPECT_EQ((*trace)["traceEvents"].back()["args"]["error"], "boom");
 }
 
 TEST(Timeline, TextAndPicture) {

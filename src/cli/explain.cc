@@ -15,7 +15,7 @@ using runtime::v1::RuntimeService;
 namespace {
 
 struct ExplainOptions {
-  std::string pod, svg;
+  std::string pod, svg, trace;
 };
 
 std::string Text(const Json& object, const char* key) {
@@ -62,18 +62,22 @@ Result<std::vector<TimelineStep>> Fetch(Client& client, const std::string& pod_i
   return steps;
 }
 
+Result<> WriteTo(const std::string& path, const std::string& text) {
+  std::ofstream file(path);
+  file << text;
+  if (!file.flush()) return MakeError(Code::kInternal, "cannot write '{}'", path);
+  return {};
+}
+
 Result<> Explain(Command& command, const ExplainOptions& options) {
   Client& client = command.client();
   auto pod = TRY(FindPod(client, options.pod));
   auto steps = TRY(Fetch(client, pod.id()));
   if (steps.empty()) return MakeError(Code::kNotFound, "the daemon has no timeline of pod '{}'", options.pod);
-  if (!options.svg.empty()) {
-    std::ofstream file(options.svg);
-    file << DrawTimeline(steps, pod.metadata().name());
-    if (!file.flush()) return MakeError(Code::kInternal, "cannot write '{}'", options.svg);
-    return {};
-  }
-  Print(FormatTimeline(steps));
+  const std::string& name = pod.metadata().name();
+  if (!options.svg.empty()) TRY(WriteTo(options.svg, DrawTimeline(steps, name)));
+  if (!options.trace.empty()) TRY(WriteTo(options.trace, TraceTimeline(steps, name)));
+  if (options.svg.empty() && options.trace.empty()) Print(FormatTimeline(steps));
   return {};
 }
 
@@ -84,6 +88,7 @@ void AddExplain(CLI::App& app, Command& command) {
   auto options = std::make_shared<ExplainOptions>();
   sub->add_option("POD", options->pod, "Id, prefix or name")->required();
   sub->add_option("--svg", options->svg, "Draw it into this file");
+  sub->add_option("--trace", options->trace, "Write it into this file as a trace for ui.perfetto.dev or chrome://tracing");
   sub->callback([&command, options] { command.Run([&] { return Explain(command, *options); }); });
 }
 

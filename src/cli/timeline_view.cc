@@ -4,7 +4,9 @@
 #include <algorithm>
 
 #include <fmt/format.h>
+#include <nlohmann/json.hpp>
 
+#include "base/json.h"
 #include "cli/output.h"
 
 namespace caisson::cli {
@@ -76,6 +78,34 @@ std::string FormatTimeline(std::vector<TimelineStep> steps) {
     text += FormatTable(rows);
   }
   return text;
+}
+
+std::string TraceTimeline(std::vector<TimelineStep> steps, const std::string& title) {
+  Json events = Json::array();
+  std::vector<std::string> subjects;
+  auto track = [&](const std::string& subject) {
+    auto found = std::find(subjects.begin(), subjects.end(), subject);
+    size_t number = static_cast<size_t>(found - subjects.begin()) + 1;
+    if (found == subjects.end()) {
+      subjects.push_back(subject);
+      events.push_back({{"name", "thread_name"}, {"ph", "M"}, {"pid", 1}, {"tid", number}, {"args", {{"name", Printable(subject)}}}});
+    }
+    return number;
+  };
+  // Complete events, in microseconds.
+  auto add = [&](const std::string& subject, const std::string& name, int64_t begin, int64_t end, const std::string& error) {
+    Json event = {{"name", Printable(name)}, {"ph", "X"}, {"pid", 1}, {"tid", track(subject)},
+                  {"ts", static_cast<double>(begin) / 1000}, {"dur", static_cast<double>(end - begin) / 1000}};
+    if (!error.empty()) event["args"] = {{"error", Printable(error)}};
+    events.push_back(std::move(event));
+  };
+  events.push_back({{"name", "process_name"}, {"ph", "M"}, {"pid", 1}, {"args", {{"name", Printable(title)}}}});
+  for (const auto& operation : Group(steps)) {
+    const TimelineStep& first = operation.steps.front();
+    add(first.subject, first.operation, operation.begin, operation.end, "");
+    for (const auto& step : operation.steps) add(step.subject, step.name, step.begin_nanos, step.end_nanos, step.error);
+  }
+  return DumpJson({{"traceEvents", std::move(events)}, {"displayTimeUnit", "ms"}});
 }
 
 std::string DrawTimeline(std::vector<TimelineStep> steps, const std::string& title) {

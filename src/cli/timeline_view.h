@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A pod's timeline as text and as a picture. Pure.
+// A pod's timeline as text, as a picture and as a trace. Pure.
 #pragma once
 
 #include <cstdint>
@@ -22,5 +22,8 @@ struct TimelineStep {
 std::string FormatTimeline(std::vector<TimelineStep> steps);
 // An SVG document: a bar per step, a colour per operation.
 std::string DrawTimeline(std::vector<TimelineStep> steps, const std::string& title);
+// Trace events as Chrome and Perfetto (ui.perfetto.dev) read them, JSON: a track per subject, operations with their steps in
+// them, times as they were.
+std::string TraceTimeline(std::vector<TimelineStep> steps, const std::string& title);
 
 }  // namespace caisson::cli

@@ -52,6 +52,10 @@ def test_explain_draws(daemon, folder):
     ok(daemon, "run", "-d", "--name", "drawn", daemon.image, "sleep", "1000")
     ok(daemon, "explain", "drawn", "--svg", f"{folder}/pod.svg")
     assert open(f"{folder}/pod.svg").read().lstrip().startswith(("<svg", "<?xml"))
+    ok(daemon, "explain", "drawn", "--trace", f"{folder}/pod.json")
+    with open(f"{folder}/pod.json") as f:
+        events = json.load(f)["traceEvents"]
+    assert {"run_pod_sandbox", "cni_add", "task_start"} <= {e["name"] for e in events if e["ph"] == "X" and e["dur"] >= 0}
     ok(daemon, "rm", "-f", "drawn")
 
 
