@@ -117,7 +117,9 @@ TEST(HostChecks, AnEmptyHostFailsWithRemedies) {
   std::string root = mkdtemp(pattern);
   int failures = 0;
   for (const auto& check : CheckHost(root, "/etc/cni/net.d")) {
-    if (check.verdict != Verdict::kOk) EXPECT_FALSE(check.remedy.empty()) << check.name;
+    if (check.verdict != Verdict::kOk) {
+      EXPECT_FALSE(check.remedy.empty()) << check.name;
+    }
     failures += check.verdict == Verdict::kFail;
   }
   EXPECT_GE(failures, 6);
