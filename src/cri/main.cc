@@ -232,6 +232,7 @@ Result<> Run(const Flags& flags, const Config& config) {
   auto store = TRY(Store::Open(config.IndexPath()));
   auto images = TRY(image::ImageStore::Open(ImageOptions(config)));
   auto cni = TRY(net::Cni::Create(CniOptions(config)));
+  auto shims = TRY(Shims::Create(config.shim_timeout_seconds * 1000));
   PodIndex pods(store.get(), Store::Table::kPods, "pod sandbox");
   ContainerIndex containers(store.get(), Store::Table::kContainers, "container");
   std::unique_ptr<DaemonMetrics> metrics;
@@ -239,7 +240,6 @@ Result<> Run(const Flags& flags, const Config& config) {
     metrics = TRY(DaemonMetrics::Start(config.metrics.address, [&] { return Gauges(pods, containers); }));
     log::Info("metrics are served on port {} of '{}'", metrics->port(), config.metrics.address);
   }
-  auto shims = TRY(Shims::Create(config.shim_timeout_seconds * 1000));
   FaultPoints faults(config.faults);
   Background background;
   Context context{config, pods, containers, *images, *cni, *shims, faults, background,

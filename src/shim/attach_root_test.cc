@@ -174,7 +174,8 @@ TEST_F(Attached, ASlowClientIsGivenUp) {
   auto ended = Waiting(slow);
   slow.Write("go\n");
   EXPECT_TRUE(TooSlow(std::move(ended)));
-  // The container never waited for it.
+  // The container never waited for it. (Its last words are no whole line of the log yet.)
+  Await("the rest is in the log", [&] { return LogText(LogPath("c1")).size() > 7'900'000; });
   ASSERT_TRUE(Attach(quick));
   quick.Write("end\n");
   EXPECT_EQ(Wait("c1").exit_status(), 0u);
