@@ -85,8 +85,8 @@ class EpollLoop : public EventLoop {
   }
 
   Result<> Run() override {
-    stopped_ = false;
     while (!stopped_) TRY(Turn());
+    stopped_ = false;
     return {};
   }
 

@@ -41,6 +41,7 @@ class EventLoop {
   virtual void Post(Task task) = 0;
   // Dispatches until Stop. Errors: epoll_wait(2) failing.
   virtual Result<> Run() = 0;
+  // Thread-safe. Counts also before Run: a thread that is about to run the loop then finds it stopped.
   virtual void Stop() = 0;
 };
 

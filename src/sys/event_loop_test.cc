@@ -50,6 +50,18 @@ TEST(EventLoop, ReadsPostsAndStops) {
   EXPECT_EQ(order, "prt");
 }
 
+TEST(EventLoop, AStopBeforeItsRunCounts) {
+  auto loop = EventLoop::Create().value();
+  loop->Stop();
+  bool late = false;
+  loop->After(10'000, [&] { late = true, loop->Stop(); });  // so that a failure ends too
+  ASSERT_TRUE(loop->Run());
+  EXPECT_FALSE(late);
+  // Once.
+  loop->Post([&] { loop->Stop(); });
+  ASSERT_TRUE(loop->Run());
+}
+
 TEST(EventLoop, TimersRunInOrderAndCanBeCancelled) {
   auto loop = EventLoop::Create().value();
   std::string order;
