@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from harness.daemon import BIN
+from harness.memory import anonymous, kept_when_freed
 from harness.registry import wait_for
 from harness.streams import Forward, Refused, Session, WebSocket
 
@@ -23,10 +24,6 @@ class Server:
 
     def exec(self, flags, *command, **options):
         return Session(self.ask("exec", "c", flags, *command), **options)
-
-    def memory(self):
-        with open(f"/proc/{self.process.pid}/statm") as f:
-            return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +84,7 @@ def test_a_client_that_does_not_read_costs_a_bounded_amount(server):
         session.until(b"y\n")
     # 256 KiB are queued for each, in the kernel some more that is not the server's.
     wait_for("each process waits", lambda: all(state == "S" for state in states("yes", server)))
-    with open(f"/proc/{server.process.pid}/maps") as maps:
-        sanitized = "libasan" in maps.read()  # which keeps what was freed
-    assert server.memory() < (480 if sanitized else 120) << 20
+    assert anonymous(server.process.pid) < (120 << 20) + kept_when_freed(server.process.pid)
     for session in sessions:
         session.vanish()
 
