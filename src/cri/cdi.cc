@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <iterator>
 #include <map>
 #include <memory>
 #include <set>
@@ -154,7 +153,7 @@ bool HasUserNamespace(const json& spec) {
   return std::any_of(spaces.begin(), spaces.end(), [](const json& space) { return space["type"] == "user"; });
 }
 
-Result<> AddNode(const CdiDeviceNode& node, json* spec) {
+Result<> AddNode(const CdiDeviceNode& node, bool as_mount, json* spec) {
   json device = TRY(NodeOf(node, (*spec)["process"]["user"]));
   json kept = json::array();
   for (auto& other : (*spec)["linux"]["devices"]) {
@@ -164,7 +163,7 @@ Result<> AddNode(const CdiDeviceNode& node, json* spec) {
     (*spec)["linux"]["resources"]["devices"].push_back(
         {{"allow", true}, {"type", device["type"] == "u" ? "c" : device["type"]}, {"major", device["major"]}, {"minor", device["minor"]}, {"access", node.permissions}});
   }
-  if (!HasUserNamespace(*spec)) kept.push_back(std::move(device));
+  if (!as_mount) kept.push_back(std::move(device));
   (*spec)["linux"]["devices"] = std::move(kept);
   return {};
 }
@@ -241,9 +240,12 @@ Result<CdiEdits> FindCdiDevices(const std::vector<std::string>& dirs, const std:
 
 Result<> ApplyCdi(const CdiEdits& edits, json* spec) {
   for (const std::string& variable : edits.env) SetVariable(variable, &(*spec)["process"]["env"]);
-  for (const CdiDeviceNode& node : edits.device_nodes) TRY(AddNode(node, spec));
+  const bool as_mounts = HasUserNamespace(*spec);
   std::vector<CdiMount> mounts;
-  if (HasUserNamespace(*spec)) std::transform(edits.device_nodes.begin(), edits.device_nodes.end(), std::back_inserter(mounts), AsMount);
+  for (const CdiDeviceNode& node : edits.device_nodes) {
+    TRY(AddNode(node, as_mounts, spec));
+    if (as_mounts) mounts.push_back(AsMount(node));
+  }
   mounts.insert(mounts.end(), edits.mounts.begin(), edits.mounts.end());
   AddMounts(mounts, spec);
   for (const CdiHook& hook : edits.hooks) AddHook(hook, spec);

@@ -119,10 +119,6 @@ Result<json> FromCri(const v1::Mount& mount, const std::vector<std::string>& lay
   return made;
 }
 
-const v1::UserNamespace& UsersOf(const ContainerSpecInputs& inputs) {
-  return inputs.pod.config().linux().security_context().namespace_options().userns_options();
-}
-
 json Defaults(const ContainerSpecInputs& inputs) {
   const auto& config = inputs.container.config();
   const auto& security = config.linux().security_context();
@@ -133,7 +129,7 @@ json Defaults(const ContainerSpecInputs& inputs) {
   mounts.push_back(Mount("/dev", "tmpfs", "tmpfs", {"nosuid", "strictatime", "mode=755", "size=65536k"}));
   std::vector<std::string> pts = {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"};
   // A small user namespace may not have the group "tty".
-  if (HasUserNamespace(inputs.pod.config()) && !ToHostId(UsersOf(inputs).gids(), 5)) pts.pop_back();
+  if (HasUserNamespace(inputs.pod.config()) && !ToHostId(UserNamespaceOf(inputs.pod.config()).gids(), 5)) pts.pop_back();
   mounts.push_back(Mount("/dev/pts", "devpts", "devpts", std::move(pts)));
   mounts.push_back(Mount("/dev/mqueue", "mqueue", "mqueue", {"nosuid", "noexec", "nodev"}));
   mounts.push_back(Mount("/sys", "sysfs", "sysfs", {"nosuid", "noexec", "nodev", access}));

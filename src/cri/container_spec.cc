@@ -166,7 +166,7 @@ Result<json> LinuxOf(const ContainerSpecInputs& inputs, const ContainerCapabilit
   out["namespaces"] = TRY(NamespacesOf(inputs));
   out["cgroupsPath"] = cgroup_path;
   if (HasUserNamespace(inputs.pod.config())) {
-    const auto& space = inputs.pod.config().linux().security_context().namespace_options().userns_options();
+    const auto& space = UserNamespaceOf(inputs.pod.config());
     out["uidMappings"] = MappingsJson(space.uids());
     out["gidMappings"] = MappingsJson(space.gids());
   }

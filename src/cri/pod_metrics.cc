@@ -117,24 +117,20 @@ constexpr Scalar kScalars[] = {
 constexpr const char* kFaultKeys[] = {"failure_type", "scope"};
 constexpr std::pair<const char*, const char*> kFaults = {"container_memory_failures_total", "Page faults"};
 
-struct DeviceMetric {
+template <class Use>
+struct UseMetric {
   const char* name;
   const char* help;
-  uint64_t (pod::v1::BlockDeviceUse::*read)() const;
+  uint64_t (Use::*read)() const;
 };
-constexpr DeviceMetric kDeviceMetrics[] = {
+constexpr UseMetric<pod::v1::BlockDeviceUse> kDeviceMetrics[] = {
     {"container_fs_reads_bytes_total", "Bytes read from block devices", &pod::v1::BlockDeviceUse::read_bytes},
     {"container_fs_reads_total", "Reads from block devices", &pod::v1::BlockDeviceUse::reads},
     {"container_fs_writes_bytes_total", "Bytes written to block devices", &pod::v1::BlockDeviceUse::write_bytes},
     {"container_fs_writes_total", "Writes to block devices", &pod::v1::BlockDeviceUse::writes},
 };
 
-struct HugetlbMetric {
-  const char* name;
-  const char* help;
-  uint64_t (pod::v1::HugetlbUse::*read)() const;
-};
-constexpr HugetlbMetric kHugetlbMetrics[] = {
+constexpr UseMetric<pod::v1::HugetlbUse> kHugetlbMetrics[] = {
     {"container_hugetlb_usage_bytes", "Huge pages in use", &pod::v1::HugetlbUse::usage_bytes},
     {"container_hugetlb_max_usage_bytes", "v1: most huge pages ever in use; v2: their limit", &pod::v1::HugetlbUse::max_bytes},
 };
@@ -251,7 +247,7 @@ std::vector<v1::PodSandboxMetrics> ReadPodMetrics(Context& context) {
   for (const ContainerPtr& container : running) {
     auto record = container->Get();
     auto at = figures.find(record->id());
-    // One that has been created since, asked for alone, has no detail.
+    // A companion that an older caissond has started knows of no detail.
     if (at == figures.end() || !at->second.has_detail()) continue;
     ContainerSample sample = {record, std::move(at->second), std::nullopt};
     if (auto layer = layers.find(record->snapshot_key()); layer != layers.end()) sample.layer_bytes = layer->second.usage.bytes;

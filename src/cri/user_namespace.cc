@@ -55,6 +55,8 @@ bool HasUserNamespace(const v1::NamespaceOption& options) {
 
 bool HasUserNamespace(const v1::PodSandboxConfig& pod) { return HasUserNamespace(OptionsOf(pod)); }
 
+const v1::UserNamespace& UserNamespaceOf(const v1::PodSandboxConfig& pod) { return OptionsOf(pod).userns_options(); }
+
 Result<> CheckUserNamespace(const v1::PodSandboxConfig& pod) {
   const v1::NamespaceOption& options = OptionsOf(pod);
   if (!options.has_userns_options()) return {};
@@ -85,7 +87,7 @@ Result<> CheckSameUserNamespace(const v1::PodSandboxConfig& pod, const v1::Conta
                      wants ? "a user namespace" : "the host's user namespace", has ? "one of its own" : "the host's");
   }
   if (!wants) return {};
-  const v1::UserNamespace &own = options.userns_options(), &pods = OptionsOf(pod).userns_options();
+  const v1::UserNamespace &own = options.userns_options(), &pods = UserNamespaceOf(pod);
   bool same = own.uids_size() == 1 && own.gids_size() == 1 && SameMapping(own.uids(0), pods.uids(0)) && SameMapping(own.gids(0), pods.gids(0));
   if (same) return {};
   return MakeError(Code::kInvalidArgument, "container '{}' has another mapping in userns_options than its pod", container.metadata().name());
@@ -124,7 +126,7 @@ std::optional<uint32_t> ToHostId(const IdMappings& mappings, uint32_t id) {
 
 Result<> CheckUserIsMapped(const v1::PodSandboxConfig& pod, const v1::LinuxContainerUser& user) {
   if (!HasUserNamespace(pod)) return {};
-  const v1::UserNamespace& space = OptionsOf(pod).userns_options();
+  const v1::UserNamespace& space = UserNamespaceOf(pod);
   auto unmapped = [&](const char* what, int64_t id) {
     return MakeError(Code::kInvalidArgument, "{} {} is not in the pod's user namespace, which has the {} ids from {}", what, id,
                      space.uids(0).length(), space.uids(0).container_id());
@@ -138,7 +140,7 @@ Result<> CheckUserIsMapped(const v1::PodSandboxConfig& pod, const v1::LinuxConta
 }
 
 HostIds HostIdsOf(const v1::PodSandboxConfig& pod, uint32_t uid, uint32_t gid) {
-  const v1::UserNamespace& space = OptionsOf(pod).userns_options();
+  const v1::UserNamespace& space = UserNamespaceOf(pod);
   auto map = [](const IdMappings& mappings, uint32_t id) {
     return ToHostId(mappings, id).value_or(ToHostId(mappings, 0).value_or(0));
   };

@@ -20,6 +20,8 @@ namespace caisson::cri {
 bool HasUserNamespace(const runtime::v1::NamespaceOption& options);
 // The same of a pod's configuration.
 bool HasUserNamespace(const runtime::v1::PodSandboxConfig& pod);
+// What the pod's configuration says of it; the default message where it says nothing.
+const runtime::v1::UserNamespace& UserNamespaceOf(const runtime::v1::PodSandboxConfig& pod);
 
 // kInvalidArgument with the reason unless the options are what a pod may have: mode NODE without mappings, or mode POD
 // with one mapping, the same for users and groups, that has a root which is not the host's; and then the pod's own IPC and

@@ -6,10 +6,10 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "base/bad.h"
 #include "base/json.h"
 #include "base/limits.h"
 #include "base/strings.h"
-#include "net/bad.h"
 #include "net/conflist.h"
 
 namespace caisson::net {

@@ -5,10 +5,10 @@
 #include <array>
 #include <nlohmann/json.hpp>
 
+#include "base/bad.h"
 #include "base/id.h"
 #include "base/json.h"
 #include "base/limits.h"
-#include "net/bad.h"
 
 namespace caisson::net {
 namespace {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/bad.h"
 #include "base/check.h"
 #include "base/limits.h"
 #include "stream/spdy_dictionary.h"
@@ -29,11 +30,6 @@ enum Type : uint16_t {
   kHeaders = 8,
   kWindowUpdate = 9,
 };
-
-template <class... Args>
-Error Bad(fmt::format_string<Args...> format, Args&&... args) {
-  return MakeError(Code::kInvalidArgument, format, std::forward<Args>(args)...);
-}
 
 uint32_t GetU32(std::string_view bytes, size_t at = 0) {
   auto byte = [&](size_t i) { return static_cast<uint32_t>(static_cast<unsigned char>(bytes[at + i])); };

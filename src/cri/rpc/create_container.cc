@@ -132,7 +132,7 @@ Result<> AddRootfs(const image::Snapshot& snapshot, const v1::PodSandboxConfig& 
   auto& mount = *request->add_rootfs();
   std::string lower = TRY(LowerDirOption(snapshot.lower_dirs));
   if (HasUserNamespace(pod)) {
-    const auto& space = pod.linux().security_context().namespace_options().userns_options();
+    const auto& space = UserNamespaceOf(pod);
     mount.add_options(MapOption("uidmap", space.uids()));
     mount.add_options(MapOption("gidmap", space.gids()));
   }

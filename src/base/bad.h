@@ -5,12 +5,12 @@
 
 #include "base/result.h"
 
-namespace caisson::net {
+namespace caisson {
 
-// kInvalidArgument: what a configuration or a plugin says cannot be so.
+// kInvalidArgument: what somebody else has said cannot be so.
 template <class... Args>
 Error Bad(fmt::format_string<Args...> format, Args&&... args) {
   return MakeError(Code::kInvalidArgument, format, std::forward<Args>(args)...);
 }
 
-}  // namespace caisson::net
+}  // namespace caisson
