@@ -32,10 +32,10 @@ class WebSocket:
         self.socket.sendall(f"GET {target} HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\n"
                             f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
                             f"Sec-WebSocket-Protocol: {protocol}\r\n\r\n".encode())
-        self.buffer = b""
+        self.buffer = bytearray()
         while b"\r\n\r\n" not in self.buffer:
             self._more()
-        head, self.buffer = self.buffer.split(b"\r\n\r\n", 1)
+        head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
         status = int(head.split()[1])
         if status != 101:
             self.socket.close()
@@ -50,7 +50,8 @@ class WebSocket:
     def _take(self, count):
         while len(self.buffer) < count:
             self._more()
-        taken, self.buffer = self.buffer[:count], self.buffer[count:]
+        taken = bytes(self.buffer[:count])
+        del self.buffer[:count]  # moves nothing: a bytearray remembers where it begins
         return taken
 
     def send(self, data, opcode=BINARY):
@@ -67,7 +68,7 @@ class WebSocket:
 
     def receive(self):
         """The next message, or None when the server has closed."""
-        whole = b""
+        whole = bytearray()
         while True:
             try:
                 first, size = self._take(2)
@@ -91,7 +92,7 @@ class WebSocket:
             elif opcode != PONG:
                 whole += data
                 if first & 0x80:
-                    return whole
+                    return bytes(whole)
 
     def readable(self, seconds):
         return bool(self.buffer) or bool(select.select([self.socket], [], [], seconds)[0])
@@ -106,7 +107,7 @@ class Session:
 
     def __init__(self, url, **options):
         self.link = WebSocket(url, **options)
-        self.got = {channel: b"" for channel in range(256)}
+        self.got = {channel: bytearray() for channel in range(256)}
         self.over = False
 
     def write(self, data, channel=STDIN):
@@ -135,7 +136,7 @@ class Session:
             left = end - time.monotonic()
             assert left > 0 and self.link.readable(left), f"no {text!r} within {seconds} s: {self.got[channel]!r}"
             assert self.pump(), f"over without {text!r}: {self.got[channel]!r} {self.got[ERROR]!r}"
-        return self.got[channel]
+        return bytes(self.got[channel])
 
     def finish(self):
         """Reads to the end: (exit code or None, stdout, stderr); the status is in `status`."""
@@ -146,7 +147,7 @@ class Session:
         for cause in self.status.get("details", {}).get("causes", []):
             if cause.get("reason") == "ExitCode":
                 code = int(cause["message"])
-        return code, self.got[STDOUT], self.got[STDERR]
+        return code, bytes(self.got[STDOUT]), bytes(self.got[STDERR])
 
     def vanish(self):
         self.link.vanish()
@@ -157,7 +158,7 @@ class Forward:
 
     def __init__(self, url):
         self.link = WebSocket(url, protocol="v4.channel.k8s.io")
-        self.got = {0: b"", 1: b""}
+        self.got = {0: bytearray(), 1: bytearray()}
         self.ports = {}
 
     def write(self, data):
