@@ -2,7 +2,10 @@
 #include "stream/connection.h"
 
 #include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 
+#include <algorithm>
 #include <boost/asio/ssl/stream.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
@@ -39,7 +42,7 @@ using PlainStream = beast::tcp_stream;
 using TlsStream = beast::ssl_stream<beast::tcp_stream>;
 using std::chrono::milliseconds;
 
-constexpr size_t kReadBytes = 32 << 10;
+constexpr size_t kReadBytes = 64 << 10;
 constexpr auto kGoodbye = std::chrono::seconds(5);     // for the client to close too, when all is said
 constexpr auto kPausedCheck = std::chrono::seconds(2);  // of a client whose input waits: is it still there?
 constexpr int64_t kFlushNanos = 30 * kNanosPerSecond;  // without progress, for it to take what is left
@@ -85,6 +88,14 @@ class LinkBase : public Link, public std::enable_shared_from_this<LinkBase> {
 
   void Send(std::string data) override { Queue(std::move(data), false); }
   void SendText(std::string data) override { Queue(std::move(data), true); }
+  void Send(std::string_view head, std::string_view body) override {
+    size_t sent = writing_ || ended_ ? 0 : WriteNow(head, body);
+    if (sent > 0) last_activity_ = MonotonicNanos();
+    if (sent == head.size() + body.size()) return;
+    std::string rest(head.substr(std::min(sent, head.size())));
+    rest.append(body.substr(sent - std::min(sent, head.size())));
+    Queue(std::move(rest), false);
+  }
   bool Congested() const override { return queued_ > limits::kStreamQueueBytes; }
   void PauseReading(bool paused) override {
     if (paused && !std::exchange(paused_, true)) CheckPresence();
@@ -115,6 +126,8 @@ class LinkBase : public Link, public std::enable_shared_from_this<LinkBase> {
   // Start one operation each; they call OnRead and OnWritten.
   virtual void ReadSome() = 0;
   virtual void Write(const Message& message) = 0;
+  // While none is under way: writes what is taken at once and says how much it was. An error shows at the next Write.
+  virtual size_t WriteNow(std::string_view, std::string_view) { return 0; }
   // What OnRead brought has been looked at.
   virtual void Taken() = 0;
   // A connection that breaks while nothing is read or written.
@@ -220,6 +233,17 @@ class ByteLink final : public LinkBase {
   void Write(const Message& message) override {
     asio::async_write(stream_, asio::buffer(message.data),
                       [self = Self()](const error_code& error, size_t) { self->OnWritten(error); });
+  }
+  size_t WriteNow(std::string_view head, std::string_view body) override {
+    if constexpr (std::is_same_v<Stream, PlainStream>) {
+      iovec parts[] = {{const_cast<char*>(head.data()), head.size()}, {const_cast<char*>(body.data()), body.size()}};
+      msghdr message = {};
+      message.msg_iov = parts;
+      message.msg_iovlen = 2;
+      ssize_t sent = sendmsg(Socket().native_handle(), &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+      return sent < 0 ? 0 : static_cast<size_t>(sent);
+    }
+    return 0;
   }
   void WatchErrors() override {
     SocketOf(stream_).async_wait(tcp::socket::wait_error, [self = Self()](const error_code&) { self->Abort(); });

@@ -14,8 +14,10 @@ namespace {
 namespace asio = boost::asio;
 using boost::system::error_code;
 
-constexpr size_t kFdReadBytes = 32 << 10;
-constexpr int kReadsInARow = 8;  // then the other clients' turn
+constexpr size_t kFdReadBytes = 128 << 10;
+constexpr int kReadsInARow = 4;           // then the other clients' turn
+constexpr size_t kDefaultPipeBytes = 64 << 10;
+constexpr size_t kPipeBytes = 256 << 10;  // of a busy pipe
 
 Result<> Adopt(UniqueFd fd, asio::posix::stream_descriptor* descriptor) {
   int flags = fcntl(fd.get(), F_GETFL);
@@ -26,6 +28,9 @@ Result<> Adopt(UniqueFd fd, asio::posix::stream_descriptor* descriptor) {
   fd.Release();
   return {};
 }
+
+// Fewer and longer turns. Refused for what is no pipe, and above the user's limit (pipe(7)): then not.
+void Enlarge(int fd) { fcntl(fd, F_SETPIPE_SZ, static_cast<int>(kPipeBytes)); }
 
 // epoll(7) refuses regular files; they are always ready.
 bool MeansReady(const error_code& error) { return !error || error == asio::error::operation_not_supported; }
@@ -61,6 +66,7 @@ void FdReader::Read() {
     if (got < 0 && errno == EAGAIN) break;
     // A terminal's master reads EIO when its last user is gone (pty(7)).
     if (got <= 0) return End();
+    if (static_cast<size_t>(got) >= kDefaultPipeBytes && !std::exchange(enlarged_, true)) Enlarge(fd_.native_handle());
     on_data_(std::string_view(buffer, static_cast<size_t>(got)));
   }
   Wait();
@@ -111,6 +117,11 @@ void FdWriter::Write(std::string_view data) {
   if (closed_ || closing_) return;
   if (queued() == 0 && !WriteSome(&data)) return Close();
   if (data.empty()) return;
+  if (!std::exchange(enlarged_, true)) {
+    Enlarge(fd_.native_handle());
+    if (!WriteSome(&data)) return Close();
+    if (data.empty()) return;
+  }
   if (written_ > queue_.size() / 2) {
     queue_.erase(0, written_);
     written_ = 0;

@@ -37,7 +37,7 @@ class FdReader : public std::enable_shared_from_this<FdReader> {
   boost::asio::posix::stream_descriptor fd_;
   OnData on_data_;
   OnEnd on_end_;
-  bool paused_ = false, waiting_ = false, stopped_ = false;
+  bool paused_ = false, waiting_ = false, stopped_ = false, enlarged_ = false;
 };
 
 class FdWriter : public std::enable_shared_from_this<FdWriter> {
@@ -68,7 +68,7 @@ class FdWriter : public std::enable_shared_from_this<FdWriter> {
   OnClosed on_closed_;
   std::string queue_;
   size_t written_ = 0;  // of the front of queue_
-  bool waiting_ = false, closing_ = false, closed_ = false;
+  bool waiting_ = false, closing_ = false, closed_ = false, enlarged_ = false;
 };
 
 }  // namespace caisson::stream

@@ -20,6 +20,8 @@ class Link {
   // Queues bytes or, where the link has messages, one message.
   virtual void Send(std::string data) = 0;
   virtual void SendText(std::string data) = 0;
+  // The same bytes as Send(head + body), for much data: what the connection takes at once is not copied.
+  virtual void Send(std::string_view head, std::string_view body) = 0;
   // True when more than limits::kStreamQueueBytes are queued: then producers wait for OnWritable.
   virtual bool Congested() const = 0;
   // While paused nothing more is read from the client (beyond what has been read already).

@@ -2,7 +2,6 @@
 #include <array>
 #include <chrono>
 
-#include "base/limits.h"
 #include "stream/process_session.h"
 #include "stream/remote_command.h"
 #include "stream/spdy_session.h"
@@ -10,6 +9,8 @@
 
 namespace caisson::stream {
 namespace {
+
+constexpr size_t kInputBytes = 64 << 10;  // that wait for room in the FIFO; beyond that the client is not read from
 
 enum Kind { kError, kStdin, kStdout, kStderr, kResize, kKinds };
 constexpr std::array<std::string_view, kKinds> kKindNames = {"error", "stdin", "stdout", "stderr", "resize"};
@@ -94,7 +95,7 @@ void SpdyCommand::OnData(uint32_t id, std::string_view data, bool fin) {
   }
   if (session_->OnInput(data)) {
     spdy_.Consumed(id, data.size());
-  } else if (session_->input_queued() > limits::kStreamBacklogBytes) {
+  } else if (session_->input_queued() > kInputBytes) {
     spdy_.SetBacklogged(true);
   }
   if (fin) session_->OnInputEnd();

@@ -306,14 +306,12 @@ std::string SpdyWriter::Settings(const std::vector<std::pair<uint32_t, uint32_t>
   return ControlFrame(kSettings, 0, payload);
 }
 
-std::string SpdyWriter::Data(uint32_t stream, std::string_view data, bool fin) {
-  CHECK(data.size() < 1 << 24);
-  std::string frame;
-  frame.reserve(kFrameHeaderBytes + data.size());
-  PutU32(stream & kStreamIdMask, &frame);
-  PutU32((fin ? uint32_t{kFlagFin} << 24 : 0) | static_cast<uint32_t>(data.size()), &frame);
-  frame.append(data);
-  return frame;
+std::string SpdyWriter::DataHead(uint32_t stream, size_t size, bool fin) {
+  CHECK(size < 1 << 24);
+  std::string head;
+  PutU32(stream & kStreamIdMask, &head);
+  PutU32((fin ? uint32_t{kFlagFin} << 24 : 0) | static_cast<uint32_t>(size), &head);
+  return head;
 }
 
 }  // namespace caisson::stream

@@ -93,8 +93,8 @@ class SpdyWriter {
   static std::string GoAway(uint32_t last_good_stream, SpdyGoAway status);
   static std::string WindowUpdate(uint32_t stream, uint32_t delta);
   static std::string Settings(const std::vector<std::pair<uint32_t, uint32_t>>& settings);
-  // `data`: less than 16 MiB.
-  static std::string Data(uint32_t stream, std::string_view data, bool fin);
+  // What goes before `size` (less than 16 MiB) bytes of data.
+  static std::string DataHead(uint32_t stream, size_t size, bool fin);
 
  private:
   struct Deflater;

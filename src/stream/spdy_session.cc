@@ -136,7 +136,7 @@ void SpdySession::Send(uint32_t id, std::string_view data, bool fin) {
   if (!peer_keeps_windows_) {
     stream.send_window -= static_cast<int64_t>(data.size());
     stream.local_fin = fin;
-    link_.Send(SpdyWriter::Data(id, data, fin));
+    link_.Send(SpdyWriter::DataHead(id, data.size(), fin), data);
   } else {
     stream.held.append(data);
     stream.held_fin = fin;
@@ -151,7 +151,7 @@ void SpdySession::Flush(uint32_t id, Stream* stream) {
       static_cast<size_t>(std::clamp<int64_t>(stream->send_window, 0, static_cast<int64_t>(stream->held.size())));
   bool fin = stream->held_fin && size == stream->held.size();
   if (size == 0 && !fin) return;
-  link_.Send(SpdyWriter::Data(id, std::string_view(stream->held).substr(0, size), fin));
+  link_.Send(SpdyWriter::DataHead(id, size, fin), std::string_view(stream->held).substr(0, size));
   stream->held.erase(0, size);
   stream->send_window -= static_cast<int64_t>(size);
   if (!fin) return;

@@ -2,7 +2,7 @@
 //
 // Pump copies from one descriptor to another on the event loop: between a process's stdio and the FIFOs of a client that
 // wants the bytes themselves (containerd's shim protocol). A slow side holds the other up; nothing is lost or piled up.
-// One thread, the loop's.
+// Between two pipes the kernel moves the pages (splice(2)). One thread, the loop's.
 #pragma once
 
 #include <functional>
@@ -31,9 +31,12 @@ class Pump {
   int source() const { return from_.get(); }
 
  private:
-  void OnReadable();
-  // True if something was copied.
-  bool CopyOnce();
+  enum class Step { kCopied, kSourceEmpty, kSinkFull, kOver };
+  void Go();
+  // Copies `rounds` times at most.
+  void Copy(int rounds);
+  Step CopyOnce();
+  Step Splice();
   // False when the other side has gone: then all is over.
   bool WriteSome(std::string_view* bytes);
   // True when nothing is left to write.
@@ -45,6 +48,8 @@ class Pump {
   Scratch* scratch_;
   UniqueFd from_, to_;
   std::string pending_;
+  bool spliced_ = false;           // both are pipes
+  bool enlarged_ = false;          // the one that is written to
   bool waiting_to_write_ = false;
   std::function<void()> on_end_;
 };
