@@ -8,11 +8,13 @@
 //     pods COUNT pod|node         COUNT pods one after the other, each started, exec'ed into, stopped and removed
 //     parallel COUNT              COUNT pods started at once, then removed
 //     fill COUNT pod|node         COUNT pods that stay
-//     stats COUNT                 ListContainerStats, COUNT times
+//     stats COUNT                 ListContainerStats and ListPodSandboxStats, COUNT times
+//     metrics COUNT               ListPodSandboxMetrics, COUNT times
 //     exec COUNT                  ExecSync(true) in the first running container
 //     clean                       removes every pod
 //     pull                        PullImage
 //     rmi                         RemoveImage
+//     streams COUNT               exec, attach and port-forward: COUNT first bytes each, then throughput once
 //     log FILE TIMES BYTES        a container that writes FILE TIMES times to stdout: BYTES in all
 #include <sys/stat.h>
 #include <unistd.h>
@@ -28,10 +30,15 @@
 #include "base/clock.h"
 #include "cri/v1/api.grpc.pb.h"
 #include "cri/v1/api.pb.h"
+#include "stream_client.h"
 
 namespace {
 
 namespace v1 = runtime::v1;
+using caisson::bench::StreamClient;
+
+constexpr int kPort = 7000;            // of the payload
+constexpr uint64_t kBulk = 256 << 20;  // bytes of a throughput; BULK of payload.c
 
 [[noreturn]] void Fail(const std::string& what, const std::string& why) {
   fprintf(stderr, "cri_bench: %s: %s\n", what.c_str(), why.c_str());
@@ -83,7 +90,7 @@ class Client {
   };
 
   Pod StartPod(const std::string& name, bool node_network, std::vector<std::string> command = {},
-               const std::string& mount = "") {
+               const std::string& mount = "", bool stdin_open = false) {
     Pod pod;
     pod.config = SandboxConfig(name, node_network);
     v1::RunPodSandboxRequest run;
@@ -93,6 +100,7 @@ class Client {
     pod.sandbox = Call(runtime_, &v1::RuntimeService::Stub::RunPodSandbox, "RunPodSandbox", run).pod_sandbox_id();
     pod.run = Millis(at);
     v1::CreateContainerRequest create = ContainerRequest(pod, std::move(command), mount);
+    create.mutable_config()->set_stdin(stdin_open);
     at = caisson::MonotonicNanos();
     pod.container = Call(runtime_, &v1::RuntimeService::Stub::CreateContainer, "CreateContainer", create).container_id();
     pod.create = Millis(at);
@@ -114,6 +122,30 @@ class Client {
     double took = Millis(at);
     if (response.exit_code() != 0) Fail("ExecSync", "exit code " + std::to_string(response.exit_code()));
     return took;
+  }
+
+  std::string ExecUrl(const std::string& container, const std::vector<std::string>& command, bool in) {
+    v1::ExecRequest request;
+    request.set_container_id(container);
+    for (const std::string& word : command) request.add_cmd(word);
+    request.set_stdin(in);
+    request.set_stdout(true);
+    return Call(runtime_, &v1::RuntimeService::Stub::Exec, "Exec", request).url();
+  }
+
+  std::string AttachUrl(const std::string& container) {
+    v1::AttachRequest request;
+    request.set_container_id(container);
+    request.set_stdin(true);
+    request.set_stdout(true);
+    return Call(runtime_, &v1::RuntimeService::Stub::Attach, "Attach", request).url();
+  }
+
+  std::string PortForwardUrl(const std::string& sandbox) {
+    v1::PortForwardRequest request;
+    request.set_pod_sandbox_id(sandbox);
+    request.add_port(kPort);
+    return Call(runtime_, &v1::RuntimeService::Stub::PortForward, "PortForward", request).url();
   }
 
   double Stop(const std::string& container) {
@@ -163,6 +195,26 @@ class Client {
       if (stats.memory().working_set_bytes().value() == 0) Fail("ListContainerStats", "a container without memory usage");
     }
     return took;
+  }
+
+  double PodStats(int* pods) {
+    int64_t at = caisson::MonotonicNanos();
+    auto response = Call(runtime_, &v1::RuntimeService::Stub::ListPodSandboxStats, "ListPodSandboxStats",
+                         v1::ListPodSandboxStatsRequest());
+    double took = Millis(at);
+    *pods = response.stats_size();
+    for (const auto& stats : response.stats()) {
+      if (stats.linux().cpu().usage_core_nano_seconds().value() == 0) Fail("ListPodSandboxStats", "a pod without CPU usage");
+    }
+    return took;
+  }
+
+  double Metrics(int* pods) {
+    int64_t at = caisson::MonotonicNanos();
+    auto response = Call(runtime_, &v1::RuntimeService::Stub::ListPodSandboxMetrics, "ListPodSandboxMetrics",
+                         v1::ListPodSandboxMetricsRequest());
+    *pods = response.pod_metrics_size();
+    return Millis(at);
   }
 
   bool Exited(const std::string& container, int* exit_code) {
@@ -311,8 +363,83 @@ void Log(Client& client, const std::string& file, int times, long long bytes) {
   unlink(log.c_str());
 }
 
+void SendBulk(StreamClient& client, uint32_t stream) {
+  const std::string block(32 << 10, 'x');  // as much as io.Copy of Go's clients takes
+  for (uint64_t sent = 0; sent < kBulk; sent += block.size()) client.Send(stream, block, false);
+}
+
+// A remote command: its connection, its streams.
+struct Remote {
+  StreamClient client;
+  uint32_t error, in = 0, out;
+  Remote(const std::string& url, bool with_in) : client(url, "v4.channel.k8s.io"), error(Open("error")) {
+    if (with_in) in = Open("stdin");
+    out = Open("stdout");
+  }
+  uint32_t Open(const char* type) { return client.OpenStream({{"streamtype", type}}); }
+};
+
+// A forwarded port: its connection, its pair of streams.
+struct Forward {
+  StreamClient client;
+  uint32_t error, data;
+  explicit Forward(const std::string& url) : client(url, "portforward.k8s.io"), error(Open("error")), data(Open("data")) {}
+  uint32_t Open(const char* type) {
+    return client.OpenStream({{"streamtype", type}, {"port", std::to_string(kPort)}, {"requestid", "0"}});
+  }
+};
+
+double PerSecond(int64_t since) { return static_cast<double>(kBulk) / 1e6 / (Millis(since) / 1e3); }
+
+void Streams(Client& client, int count) {
+  auto pod = client.StartPod(Name(0), false, {"/bin/payload", "streams", std::to_string(kPort)}, "", true);
+  const std::string& container = pod.container;
+  client.Exec(container);  // reads the program from disk
+  for (int i = 0; i < count; ++i) {
+    int64_t at = caisson::MonotonicNanos();
+    Remote exec(client.ExecUrl(container, {"/bin/payload", "zeros", "1"}, false), false);
+    exec.client.Await(exec.out, 1);
+    double exec_first = Millis(at);
+    exec.client.AwaitEnd(exec.error);
+    double exec_whole = Millis(at);
+    at = caisson::MonotonicNanos();
+    Remote attach(client.AttachUrl(container), true);
+    attach.client.Send(attach.in, "x", false);
+    attach.client.Await(attach.out, 1);
+    double attach_first = Millis(at);
+    at = caisson::MonotonicNanos();
+    Forward forward(client.PortForwardUrl(pod.sandbox));
+    forward.client.Send(forward.data, "h", false);
+    forward.client.Await(forward.data, 1);
+    printf("{\"stream_exec_first\": %.3f, \"stream_exec_whole\": %.3f, \"stream_attach_first\": %.3f, "
+           "\"stream_forward_first\": %.3f}\n", exec_first, exec_whole, attach_first, Millis(at));
+  }
+  Remote zeros(client.ExecUrl(container, {"/bin/payload", "zeros", std::to_string(kBulk)}, false), false);
+  int64_t at = caisson::MonotonicNanos();
+  zeros.client.Await(zeros.out, kBulk);
+  printf("{\"stream_exec_out\": %.3f}\n", PerSecond(at));
+  Remote sink(client.ExecUrl(container, {"/bin/payload", "sink"}, true), true);
+  at = caisson::MonotonicNanos();
+  SendBulk(sink.client, sink.in);
+  sink.client.Send(sink.in, "", true);
+  sink.client.Await(sink.out, 1);
+  printf("{\"stream_exec_in\": %.3f}\n", PerSecond(at));
+  Forward down(client.PortForwardUrl(pod.sandbox));
+  at = caisson::MonotonicNanos();
+  down.client.Send(down.data, "z", false);
+  down.client.Await(down.data, kBulk);
+  printf("{\"stream_forward_down\": %.3f}\n", PerSecond(at));
+  Forward up(client.PortForwardUrl(pod.sandbox));
+  at = caisson::MonotonicNanos();
+  up.client.Send(up.data, "s", false);
+  SendBulk(up.client, up.data);
+  up.client.Await(up.data, 1);
+  printf("{\"stream_forward_up\": %.3f}\n", PerSecond(at));
+  client.RemovePod(pod.sandbox);
+}
+
 int Usage() {
-  fprintf(stderr, "usage: cri_bench --socket S [options] wait|pods|parallel|fill|stats|exec|clean|pull|rmi|log [args]\n");
+  fprintf(stderr, "usage: cri_bench --socket S [options] wait|pods|parallel|fill|stats|metrics|exec|clean|pull|rmi|streams|log [args]\n");
   return 2;
 }
 
@@ -333,9 +460,15 @@ int Run(Client& client, const std::vector<std::string>& words) {
     for (int i = 0; i < number(1); ++i) client.StartPod(Name(i), node);
   } else if (command == "stats") {
     for (int i = 0; i < number(1); ++i) {
-      int containers = 0;
-      double took = client.Stats(&containers);
-      printf("{\"stats\": %.3f, \"containers\": %d}\n", took, containers);
+      int containers = 0, pods = 0;
+      double took = client.Stats(&containers), of_pods = client.PodStats(&pods);
+      printf("{\"stats\": %.3f, \"containers\": %d, \"pod stats\": %.3f, \"pods\": %d}\n", took, containers, of_pods, pods);
+    }
+  } else if (command == "metrics") {
+    for (int i = 0; i < number(1); ++i) {
+      int pods = 0;
+      double took = client.Metrics(&pods);
+      printf("{\"metrics\": %.3f, \"pods\": %d}\n", took, pods);
     }
   } else if (command == "exec") {
     std::vector<std::string> running = client.RunningContainers();
@@ -347,6 +480,8 @@ int Run(Client& client, const std::vector<std::string>& words) {
     printf("{\"pull\": %.3f}\n", client.Pull() / 1e3);
   } else if (command == "rmi") {
     client.RemoveImage();
+  } else if (command == "streams") {
+    Streams(client, number(1));
   } else if (command == "log" && words.size() == 4) {
     Log(client, words[1], number(2), atoll(words[3].c_str()));
   } else {

@@ -14,6 +14,7 @@ from harness.registry import Registry
 from peers import BIN, CNI_BIN, Caisson, Containerd, cgroup_processes, kill_all, remove_cgroups, settle
 
 PODS_A_ROUND = 3
+STREAMS_A_ROUND = 5
 FILL = 50
 LOG_FILE, LOG_TIMES = 64 << 20, 4
 
@@ -60,7 +61,8 @@ def run(names, rows, rounds, done):
             runtime.bench("pull", image=small)
             runtime.bench("pods", 1, "pod", image=small)  # the first pulls the sandbox image, fills caches
             results.versions[name] = runtime.version()
-        for row, measure in (("pods", pods), ("parallel", parallel), ("memory", memory), ("log", log), ("pull", pull)):
+        for row, measure in (("pods", pods), ("parallel", parallel), ("memory", memory), ("streams", streams), ("log", log),
+                             ("pull", pull)):
             if row in rows or (row == "memory" and "stats" in rows):
                 print(f"measuring: {row}", flush=True)
                 measure(runtimes, results, rounds, dict(small=small, registry=registry, folder=folder))
@@ -97,6 +99,14 @@ def parallel(runtimes, results, rounds, env):
     for _ in range(max(3, rounds // 2)):
         for runtime in runtimes:
             results.add("parallel", runtime.name, runtime.bench("parallel", 20, image=env["small"])[0]["parallel"])
+
+
+def streams(runtimes, results, rounds, env):
+    for _ in range(max(3, rounds)):
+        for runtime in runtimes:
+            for sample in runtime.bench("streams", STREAMS_A_ROUND, image=env["small"]):
+                for row, value in sample.items():
+                    results.add(row, runtime.name, value)
 
 
 def log(runtimes, results, rounds, env):
@@ -165,9 +175,13 @@ def memory(runtimes, results, rounds, env):
                              ", ".join(f"{n} {c}" for c, n in sorted(counts.items())) + ".")
         runtime.bench("stats", 2, image=env["small"])
         for sample in runtime.bench("stats", 20, image=env["small"]):
-            results.add("stats", runtime.name, sample["stats"])
-            if sample["containers"] < FILL:
-                raise RuntimeError(f"{runtime.name}: stats of {sample['containers']} containers, not {FILL}")
+            for row, count in (("stats", "containers"), ("pod stats", "pods")):
+                results.add(row, runtime.name, sample[row])
+                if sample[count] < FILL:
+                    raise RuntimeError(f"{runtime.name}: {row} of {sample[count]} {count}, not {FILL}")
+        if runtime.name == "caisson":
+            for sample in runtime.bench("metrics", 20, image=env["small"]):
+                results.add("metrics", runtime.name, sample["metrics"])
         runtime.bench("clean")
         runtime.terminate()
     for runtime in runtimes:

@@ -17,8 +17,18 @@ ROWS = [
     ("daemon 50", "daemon with 50 pods, PSS", "MiB", 0.25, False),
     ("growth", "growth per pod of everything but the container, PSS", "KiB", 0.6, False),
     ("stats", "ListContainerStats with 50 pods", "ms", 0.1, False),
+    ("pod stats", "ListPodSandboxStats with 50 pods", "ms", 0.1, False),
+    ("metrics", "ListPodSandboxMetrics with 50 pods", "ms", None, False),
     ("pull", "PullImage, local registry", "s", 0.35, False),
     ("log", "container stdout to log file", "MB/s", 3, True),
+    ("stream_exec_first", "Exec: first byte of stdout", "ms", 1, False),
+    ("stream_exec_whole", "Exec: exit code", "ms", 1, False),
+    ("stream_attach_first", "Attach: first byte, echoed", "ms", 1, False),
+    ("stream_forward_first", "PortForward: first byte", "ms", 1, False),
+    ("stream_exec_out", "Exec: stdout", "MB/s", 1, True),
+    ("stream_exec_in", "Exec: stdin", "MB/s", 1, True),
+    ("stream_forward_down", "PortForward: from the pod", "MB/s", 1, True),
+    ("stream_forward_up", "PortForward: to the pod", "MB/s", 1, True),
     ("launcher create_start", "launcher alone: create + start", "ms", 0.4, False),
     ("launcher exec", "launcher alone: exec", "ms", 0.4, False),
     ("launcher delete", "launcher alone: delete", "ms", 0.4, False),
@@ -49,15 +59,17 @@ def markdown(results, names, command):
         best = [results.median(key, name) for name in peers if results.median(key, name)]
         own = results.median(key, "caisson")
         ratio = own / (max(best) if larger else min(best)) if own and best else None
-        met = "-" if ratio is None else "yes" if (ratio >= target if larger else ratio <= target) else "no"
+        met = "-" if ratio is None or target is None else "yes" if (ratio >= target if larger else ratio <= target) else "no"
+        limit = "-" if target is None else f"{'>=' if larger else '<='} {target}"
         lines.append(f"| {title} | {unit} | " + " | ".join(number(v) for v in values) +
-                     f" | {number(results.median(key, 'floor'))} | {number(ratio)} | {'>=' if larger else '<='} {target} | {met} |")
+                     f" | {number(results.median(key, 'floor'))} | {number(ratio)} | {limit} | {met} |")
     steps = [(key, title) for key, title in STEPS if key in results.samples]
     if steps:
         lines += ["", "The steps of a pod's start, ms:", "", "| step | " + " | ".join(columns) + " |",
                   "|---|" + "---|" * len(columns)]
         for key, title in steps:
-            lines.append(f"| {title} | " + " | ".join(number(results.median(key, name)) for name in columns) + " |")
+            limit = "-" if target is None else f"{'>=' if larger else '<='} {target}"
+        lines.append(f"| {title} | " + " | ".join(number(results.median(key, name)) for name in columns) + " |")
     if results.facts:
         lines += [""] + [f"- {fact}" for fact in results.facts]
     return "\n".join(lines) + "\n"
