@@ -16,6 +16,7 @@ using boost::system::error_code;
 
 constexpr size_t kFdReadBytes = 128 << 10;
 constexpr int kReadsInARow = 4;           // then the other clients' turn
+constexpr size_t kPieceBytes = 64 << 10;
 constexpr size_t kDefaultPipeBytes = 64 << 10;
 constexpr size_t kPipeBytes = 256 << 10;  // of a busy pipe
 
@@ -58,16 +59,17 @@ void FdReader::Wait() {
 }
 
 void FdReader::Read() {
-  // Of the thread, not of each reader: nothing stays in it after the callback.
-  thread_local char buffer[kFdReadBytes];
+  // Of the thread, not of each reader: nothing stays in it after the callback. Not in the thread's own storage, which every
+  // thread of the program would have on its stack.
+  thread_local const auto buffer = std::make_unique_for_overwrite<char[]>(kFdReadBytes);
   for (int i = 0; i < kReadsInARow && !paused_ && !stopped_; ++i) {
-    ssize_t got = read(fd_.native_handle(), buffer, sizeof buffer);
+    ssize_t got = read(fd_.native_handle(), buffer.get(), kFdReadBytes);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 && errno == EAGAIN) break;
     // A terminal's master reads EIO when its last user is gone (pty(7)).
     if (got <= 0) return End();
     if (static_cast<size_t>(got) >= kDefaultPipeBytes && !std::exchange(enlarged_, true)) Enlarge(fd_.native_handle());
-    on_data_(std::string_view(buffer, static_cast<size_t>(got)));
+    on_data_(std::string_view(buffer.get(), static_cast<size_t>(got)));
   }
   Wait();
 }
@@ -122,12 +124,23 @@ void FdWriter::Write(std::string_view data) {
     if (!WriteSome(&data)) return Close();
     if (data.empty()) return;
   }
-  if (written_ > queue_.size() / 2) {
-    queue_.erase(0, written_);
-    written_ = 0;
-  }
-  queue_.append(data);
+  Queue(data);
   Wait();
+}
+
+void FdWriter::Queue(std::string_view data) {
+  queued_ += data.size();
+  while (!data.empty()) {
+    if (queue_.empty() || queue_.back().size() == kPieceBytes) queue_.emplace_back();
+    std::string_view part = data.substr(0, kPieceBytes - queue_.back().size());
+    queue_.back().append(part);
+    data.remove_prefix(part.size());
+  }
+}
+
+void FdWriter::DropQueue() {
+  std::deque<std::string>().swap(queue_);
+  queued_ = written_ = 0;
 }
 
 void FdWriter::Wait() {
@@ -143,12 +156,18 @@ void FdWriter::Wait() {
 }
 
 void FdWriter::Flush() {
-  std::string_view rest = std::string_view(queue_).substr(written_);
-  bool open = WriteSome(&rest);
-  written_ = queue_.size() - rest.size();
-  if (open && !rest.empty()) return Wait();
-  std::string().swap(queue_);
-  written_ = 0;
+  bool open = true;
+  while (open && !queue_.empty()) {
+    std::string_view rest = std::string_view(queue_.front()).substr(written_);
+    queued_ -= rest.size();
+    open = WriteSome(&rest);
+    queued_ += rest.size();
+    written_ = queue_.front().size() - rest.size();
+    if (open && !rest.empty()) return Wait();
+    if (!open) break;
+    queue_.pop_front();
+    written_ = 0;
+  }
   if (!open || closing_) Close();
   TellDrained();
 }
@@ -172,8 +191,7 @@ void FdWriter::Close() {
   shutdown(fd_.native_handle(), SHUT_WR);
   error_code ignored;
   fd_.close(ignored);
-  std::string().swap(queue_);
-  written_ = 0;
+  DropQueue();
   if (OnClosed on_closed = std::exchange(on_closed_, nullptr); on_closed && closing_) on_closed();
 }
 
@@ -184,8 +202,7 @@ void FdWriter::Stop() {
   closed_ = true;
   error_code ignored;
   fd_.close(ignored);
-  std::string().swap(queue_);
-  written_ = 0;
+  DropQueue();
 }
 
 }  // namespace caisson::stream

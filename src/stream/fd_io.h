@@ -7,6 +7,7 @@
 
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/posix/stream_descriptor.hpp>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <string>
@@ -53,11 +54,13 @@ class FdWriter : public std::enable_shared_from_this<FdWriter> {
   void Write(std::string_view data);
   // When all is written, or at once if that end is gone: tells a socket's peer (shutdown(2)), and closes.
   void CloseWhenWritten();
-  size_t queued() const { return queue_.size() - written_; }
+  size_t queued() const { return queued_; }
   void Stop();
 
  private:
   bool WriteSome(std::string_view* data);
+  void Queue(std::string_view data);
+  void DropQueue();
   void Wait();
   void Flush();
   void TellDrained();
@@ -66,8 +69,9 @@ class FdWriter : public std::enable_shared_from_this<FdWriter> {
   boost::asio::posix::stream_descriptor fd_;
   OnDrained on_drained_;
   OnClosed on_closed_;
-  std::string queue_;
-  size_t written_ = 0;  // of the front of queue_
+  std::deque<std::string> queue_;  // in pieces: nothing is moved, and malloc(3) has them again for the next
+  size_t queued_ = 0;
+  size_t written_ = 0;  // of the first piece
   bool waiting_ = false, closing_ = false, closed_ = false, enlarged_ = false;
 };
 
