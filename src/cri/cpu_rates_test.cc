@@ -46,6 +46,21 @@ TEST(CpuRates, LateSamplesChangeNothing) {
   EXPECT_EQ(rates.Sample("a", kStart + 2 * kSecond, 2 * kSecond), 0u);
 }
 
+TEST(CpuRates, AClockThatIsSetBackBeginsAnew) {
+  CpuRates rates;
+  rates.Sample("a", kStart, kSecond);
+  EXPECT_EQ(rates.Sample("a", kStart + kSecond, 2 * kSecond), 1'000'000'000u);
+  EXPECT_EQ(rates.Sample("a", kStart - 3600 * kSecond, 2 * kSecond), std::nullopt);
+  EXPECT_EQ(rates.Sample("a", kStart - 3598 * kSecond, 3 * kSecond), 500'000'000u);
+}
+
+TEST(CpuRates, WhatWasLongAgoIsNotLately) {
+  CpuRates rates;
+  rates.Sample("a", kStart, 0);
+  EXPECT_EQ(rates.Sample("a", kStart + 3600 * kSecond, 3600 * kSecond), std::nullopt);
+  EXPECT_EQ(rates.Sample("a", kStart + 3602 * kSecond, 3601 * kSecond), 500'000'000u);
+}
+
 TEST(CpuRates, OldContainersAreForgotten) {
   CpuRates rates;
   rates.Sample("a", kStart, 0);

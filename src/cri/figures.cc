@@ -8,7 +8,6 @@
 #include <mutex>
 
 #include "base/clock.h"
-#include "net/netns.h"
 
 namespace caisson::cri {
 namespace {
@@ -68,13 +67,9 @@ void SetInterface(const net::InterfaceStats& stats, v1::NetworkInterfaceUsage* u
   usage->mutable_tx_errors()->set_value(stats.tx_errors);
 }
 
-// A pod on the host's network has no figures of its own; one whose namespace is gone neither.
-void SetNetwork(const PodRecord& pod, v1::LinuxPodSandboxStats* stats) {
-  if (pod.netns_path().empty() || pod.state() != v1::SANDBOX_READY) return;
-  auto interfaces = net::ReadInterfaceStats(pod.netns_path());
-  if (!interfaces) return;
+void SetNetwork(const std::vector<net::InterfaceStats>& interfaces, v1::LinuxPodSandboxStats* stats) {
   stats->mutable_network()->set_timestamp(NowNanos());
-  for (const net::InterfaceStats& interface : *interfaces) {
+  for (const net::InterfaceStats& interface : interfaces) {
     bool is_default = interface.name == kDefaultInterface;
     SetInterface(interface, is_default ? stats->mutable_network()->mutable_default_interface()
                                        : stats->mutable_network()->add_interfaces());
@@ -204,7 +199,24 @@ std::vector<ContainerFigures> ReadFigures(Context& context, const std::vector<Co
   return figures;
 }
 
-v1::PodSandboxStats PodStatsMessage(const PodRecord& pod, std::vector<ContainerFigures> containers) {
+// One whose namespace is going has none either.
+InterfacesOfPods ReadInterfaces(const std::vector<std::shared_ptr<const PodRecord>>& pods) {
+  std::vector<std::string> ids, paths;
+  for (const auto& pod : pods) {
+    if (pod->netns_path().empty() || pod->state() != v1::SANDBOX_READY) continue;
+    ids.push_back(pod->id());
+    paths.push_back(pod->netns_path());
+  }
+  auto read = net::ReadInterfaceStats(paths);
+  InterfacesOfPods interfaces;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (read[i]) interfaces[ids[i]] = std::move(*read[i]);
+  }
+  return interfaces;
+}
+
+v1::PodSandboxStats PodStatsMessage(const PodRecord& pod, const std::vector<net::InterfaceStats>* interfaces,
+                                    std::vector<ContainerFigures> containers) {
   v1::PodSandboxStats message;
   v1::PodSandboxAttributes& attributes = *message.mutable_attributes();
   attributes.set_id(pod.id());
@@ -212,7 +224,7 @@ v1::PodSandboxStats PodStatsMessage(const PodRecord& pod, std::vector<ContainerF
   *attributes.mutable_labels() = pod.config().labels();
   *attributes.mutable_annotations() = pod.config().annotations();
   v1::LinuxPodSandboxStats& stats = *message.mutable_linux();
-  SetNetwork(pod, &stats);
+  if (interfaces) SetNetwork(*interfaces, &stats);
   bool any = std::any_of(containers.begin(), containers.end(), [](const auto& one) { return one.answered; });
   if (any) {
     AddCpu(containers, stats.mutable_cpu());
@@ -241,8 +253,14 @@ std::vector<v1::PodSandboxStats> ReadPodFigures(Context& context, const std::vec
   for (size_t i = 0; i < containers.size(); ++i) {
     by_pod[containers[i]->Get()->pod_id()].push_back(std::move(figures[i]));
   }
+  std::vector<std::shared_ptr<const PodRecord>> records;
+  for (const PodPtr& pod : pods) records.push_back(pod->Get());
+  auto interfaces = ReadInterfaces(records);
   std::vector<v1::PodSandboxStats> messages;
-  for (const PodPtr& pod : pods) messages.push_back(PodStatsMessage(*pod->Get(), std::move(by_pod[pod->id()])));
+  for (const auto& pod : records) {
+    auto own = interfaces.find(pod->id());
+    messages.push_back(PodStatsMessage(*pod, own == interfaces.end() ? nullptr : &own->second, std::move(by_pod[pod->id()])));
+  }
   return messages;
 }
 

@@ -5,12 +5,14 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "caisson/pod/v1/pod.pb.h"
 #include "cri/context.h"
 #include "cri/v1/api.pb.h"
+#include "net/netns.h"
 
 namespace caisson::cri {
 
@@ -30,8 +32,13 @@ struct ContainerFigures {
 
 // In the order of `containers`.
 std::vector<ContainerFigures> ReadFigures(Context& context, const std::vector<ContainerPtr>& containers);
-// The figures of one pod with those of its running containers.
-runtime::v1::PodSandboxStats PodStatsMessage(const PodRecord& pod, std::vector<ContainerFigures> containers);
+using InterfacesOfPods = std::map<std::string, std::vector<net::InterfaceStats>>;  // by pod
+// Those of `pods` that are ready and have a network of their own.
+InterfacesOfPods ReadInterfaces(const std::vector<std::shared_ptr<const PodRecord>>& pods);
+
+// The figures of one pod with those of its running containers. `interfaces`: null if it has no network of its own.
+runtime::v1::PodSandboxStats PodStatsMessage(const PodRecord& pod, const std::vector<net::InterfaceStats>* interfaces,
+                                             std::vector<ContainerFigures> containers);
 // The same of several pods, in their order.
 std::vector<runtime::v1::PodSandboxStats> ReadPodFigures(Context& context, const std::vector<PodPtr>& pods);
 

@@ -92,7 +92,7 @@ TEST(Figures, OfAPodAreTheSums) {
   }
   PodRecord pod;
   pod.set_id("p");
-  auto stats = PodStatsMessage(pod, containers);
+  auto stats = PodStatsMessage(pod, nullptr, containers);
   EXPECT_EQ(stats.attributes().id(), "p");
   EXPECT_EQ(stats.linux().cpu().usage_core_nano_seconds().value(), 10u);
   EXPECT_FALSE(stats.linux().cpu().has_usage_nano_cores());
@@ -105,7 +105,7 @@ TEST(Figures, OfAPodAreTheSums) {
 
 TEST(Figures, OfAPodThatDoesNotAnswerAreAbsent) {
   PodRecord pod;
-  auto stats = PodStatsMessage(pod, std::vector<ContainerFigures>(1));
+  auto stats = PodStatsMessage(pod, nullptr, std::vector<ContainerFigures>(1));
   EXPECT_FALSE(stats.linux().has_cpu());
   EXPECT_FALSE(stats.linux().has_memory());
   EXPECT_FALSE(stats.linux().has_process());

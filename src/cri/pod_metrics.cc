@@ -253,17 +253,13 @@ std::vector<v1::PodSandboxMetrics> ReadPodMetrics(Context& context) {
     if (auto layer = layers.find(record->snapshot_key()); layer != layers.end()) sample.layer_bytes = layer->second.usage.bytes;
     by_pod[record->pod_id()].push_back(std::move(sample));
   }
-  std::vector<v1::PodSandboxMetrics> messages;
+  std::vector<std::shared_ptr<const PodRecord>> pods;
   for (const PodPtr& pod : context.pods.List()) {
-    auto record = pod->Get();
-    if (record->state() != v1::SANDBOX_READY) continue;
-    std::vector<net::InterfaceStats> interfaces;
-    if (!record->netns_path().empty()) {
-      // The namespace may just be going.
-      if (auto read = net::ReadInterfaceStats(record->netns_path())) interfaces = std::move(*read);
-    }
-    messages.push_back(PodMetrics(*record, interfaces, by_pod[record->id()], NowNanos()));
+    if (auto record = pod->Get(); record->state() == v1::SANDBOX_READY) pods.push_back(std::move(record));
   }
+  auto interfaces = ReadInterfaces(pods);
+  std::vector<v1::PodSandboxMetrics> messages;
+  for (const auto& pod : pods) messages.push_back(PodMetrics(*pod, interfaces[pod->id()], by_pod[pod->id()], NowNanos()));
   return messages;
 }
 

@@ -85,7 +85,7 @@ TEST_F(NetRootTest, ANamespaceHasLoopbackUpAndNothingElse) {
     ASSERT_EQ(links->size(), 1u);
     EXPECT_TRUE(links->front().flags & IFF_UP);
   });
-  EXPECT_TRUE(ReadInterfaceStats(Netns("a"))->empty());
+  EXPECT_TRUE(ReadInterfaceStats({Netns("a")}).front()->empty());
   auto again = CreateNetns(Netns("a"));
   ASSERT_FALSE(again);
   EXPECT_EQ(again.error().code, Code::kAlreadyExists);
@@ -93,7 +93,7 @@ TEST_F(NetRootTest, ANamespaceHasLoopbackUpAndNothingElse) {
   ASSERT_TRUE(RemoveNetns(Netns("a")));
   EXPECT_FALSE(std::filesystem::exists(Netns("a")));
   EXPECT_TRUE(RemoveNetns(Netns("a")));
-  EXPECT_FALSE(ReadInterfaceStats(Netns("a")));
+  EXPECT_FALSE(ReadInterfaceStats({Netns("a")}).front());
 }
 
 TEST_F(NetRootTest, ALeftoverFileIsTakenOver) {
@@ -233,7 +233,7 @@ TEST_F(BridgeTest, TwoPodsTalkAndNothingStays) {
   ExpectTcp(Netns("b"), Netns("a"), b->ips[0], 8080, 8080);
   // Through the host port: from the other pod to the bridge's own address.
   ExpectTcp(Netns("b"), Netns("a"), subnet_ + "1", host_port_, 8080);
-  auto stats = ReadInterfaceStats(Netns("a"));
+  auto stats = ReadInterfaceStats({Netns("a")}).front();
   ASSERT_TRUE(stats) << stats.error().message;
   ASSERT_EQ(stats->size(), 1u);
   EXPECT_EQ(stats->front().name, "eth0");
@@ -292,7 +292,7 @@ TEST_F(BridgeTest, AFailureOfTheLastPluginReleasesTheAddress) {
   EXPECT_THAT(added.error().message, HasSubstr("broken on purpose (code 999)"));
   EXPECT_EQ(Leases(), 0u);
   EXPECT_EQ(Traces("a"), "");
-  EXPECT_TRUE(ReadInterfaceStats(Netns("a"))->empty());
+  EXPECT_TRUE(ReadInterfaceStats({Netns("a")}).front()->empty());
 }
 
 TEST_F(BridgeTest, AnAddIntoNoNamespaceFailsAndLeavesNothing) {

@@ -82,6 +82,22 @@ Result<> KeepOwn(const std::string& path) {
   return {};
 }
 
+// Moves the thread there.
+Result<std::vector<InterfaceStats>> ReadOne(const std::string& path) {
+  UniqueFd netns(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
+  if (!netns) return ErrnoError("open network namespace '{}'", path);
+  if (setns(netns.get(), CLONE_NEWNET) != 0) return ErrnoError("enter network namespace '{}'", path);
+  sys::RouteSocket socket = TRY(sys::RouteSocket::Open());
+  std::vector<sys::Link> links = TRY(socket.Links(limits::kNetnsInterfaces));
+  std::vector<InterfaceStats> all;
+  for (sys::Link& link : links) {
+    if (link.flags & IFF_LOOPBACK) continue;
+    all.push_back({std::move(link.name), link.rx_bytes, link.rx_errors, link.tx_bytes, link.tx_errors, link.rx_packets,
+                   link.rx_dropped, link.tx_packets, link.tx_dropped});
+  }
+  return all;
+}
+
 }  // namespace
 
 Result<> CreateNetns(const std::string& path) {
@@ -124,21 +140,14 @@ bool IsNetns(const std::string& path) {
          ioctl(fd.get(), NS_GET_NSTYPE) == CLONE_NEWNET;
 }
 
-Result<std::vector<InterfaceStats>> ReadInterfaceStats(const std::string& netns_path) {
-  UniqueFd netns(open(netns_path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
-  if (!netns) return ErrnoError("open network namespace '{}'", netns_path);
-  std::vector<InterfaceStats> all;
-  TRY(OnHelperThread([&]() -> Result<> {
-    if (setns(netns.get(), CLONE_NEWNET) != 0) return ErrnoError("enter network namespace '{}'", netns_path);
-    sys::RouteSocket socket = TRY(sys::RouteSocket::Open());
-    std::vector<sys::Link> links = TRY(socket.Links(limits::kNetnsInterfaces));
-    for (sys::Link& link : links) {
-      if (link.flags & IFF_LOOPBACK) continue;
-      all.push_back({std::move(link.name), link.rx_bytes, link.rx_errors, link.tx_bytes, link.tx_errors, link.rx_packets,
-                     link.rx_dropped, link.tx_packets, link.tx_dropped});
-    }
+std::vector<Result<std::vector<InterfaceStats>>> ReadInterfaceStats(const std::vector<std::string>& netns_paths) {
+  std::vector<Result<std::vector<InterfaceStats>>> all;
+  if (netns_paths.empty()) return all;
+  auto read = OnHelperThread([&]() -> Result<> {
+    for (const std::string& path : netns_paths) all.push_back(ReadOne(path));
     return {};
-  }));
+  });
+  while (all.size() < netns_paths.size()) all.push_back(read.error());
   return all;
 }
 

@@ -21,7 +21,9 @@ def container_metrics(daemon, pod, container):
 def test_values_fit_descriptors(daemon, pods):
     pod = pods.run_pod()
     container = pods.start(pod, ["sh", "-c", "cat /dev/zero | head -c 30000000 >/f; while :; do :; done"],
-                           linux={"resources": {"memory_limit_in_bytes": 64 << 20, "cpu_period": 100000, "cpu_quota": 50000}})
+                           # So many shares that the quota is used up however busy the host is.
+                           linux={"resources": {"memory_limit_in_bytes": 64 << 20, "cpu_period": 100000, "cpu_quota": 50000,
+                                                "cpu_shares": 65536}})
     keys = {d.name: list(d.label_keys) for d in daemon.client.ListMetricDescriptors().descriptors}
     end = time.monotonic() + 30
     while True:
@@ -49,6 +51,29 @@ def test_values_fit_descriptors(daemon, pods):
     assert len(of_pod.container_metrics) == 0
     daemon.client.StopPodSandbox(pod_sandbox_id=pod[0])
     assert pod[0] not in [m.pod_sandbox_id for m in daemon.client.ListPodSandboxMetrics().pod_metrics]
+
+
+def test_rate_of_cpu_use(daemon, pods):
+    pod = pods.run_pod()
+    busy = pods.start(pod, ["sh", "-c", "while :; do :; done"])
+    idle = pods.start(pod, ["sleep", "100000"])
+
+    def cpu():
+        listed = daemon.client.ListContainerStats(filter={"pod_sandbox_id": pod[0]}).stats
+        return {s.attributes.id: s.cpu for s in listed}
+
+    first = cpu()
+    assert not first[busy].HasField("usage_nano_cores"), "a rate of nothing"
+    time.sleep(1.2)  # the time that the rate is of
+    second = cpu()
+    for container in busy, idle:
+        used = second[container].usage_core_nano_seconds.value - first[container].usage_core_nano_seconds.value
+        elapsed = second[container].timestamp - first[container].timestamp
+        assert second[container].usage_nano_cores.value == pytest.approx(used / elapsed * 1e9, abs=1), container
+    assert second[busy].usage_nano_cores.value > second[idle].usage_nano_cores.value
+    # Who asks a moment later, for whatever, hears the same.
+    of_pod = daemon.client.PodSandboxStats(pod_sandbox_id=pod[0]).stats.linux
+    assert of_pod.cpu.usage_nano_cores.value == sum(c.usage_nano_cores.value for c in second.values())
 
 
 def pressure_file(container_pid):
