@@ -80,26 +80,37 @@ Result<> CheckRecursive(const v1::Mount& mount) {
   return MakeError(Code::kInvalidArgument, "mount '{}': recursive_read_only needs readonly and private propagation", mount.container_path());
 }
 
-// Always read-only and without programs (Kubernetes' ImageVolumeSource), whatever `readonly` says. The init mounts it in the
-// container's own mount namespace, so that nothing of it is seen, or can be left, on the host.
-Result<json> FromImage(const v1::Mount& mount, const std::string& destination, const std::vector<std::string>& layers) {
-  if (layers.empty()) return MakeError(Code::kInternal, "mount '{}': its image is not prepared", destination);
-  json planned = Mount(destination.c_str(), "caisson-image", mount.image().image(), {"ro", "nosuid", "nodev", "noexec", "rprivate"});
-  planned["options"].push_back("lowerdir=" + TRY(LowerDirOption(layers)));
-  if (!mount.image_sub_path().empty()) planned["options"].push_back("subpath=" + mount.image_sub_path());
-  return planned;
-}
-
-Result<json> FromCri(const v1::Mount& mount, const std::vector<std::string>& layers, const std::string& selinux_level, std::string* rootfs) {
-  std::string destination = TRY(CleanDestination(mount.container_path()));
-  TRY(CheckRecursive(mount));
-  if (IsImageVolume(mount)) return FromImage(mount, destination, layers);
+// What the mount's own mappings ask for, if it has any.
+Result<> MapIds(const v1::Mount& mount, const std::string& destination, json* planned) {
   if (mount.uidmappings().empty() != mount.gidmappings().empty()) {
     return MakeError(Code::kInvalidArgument, "mount '{}' maps the ids of {}, but not those of {}", destination,
                      mount.uidmappings().empty() ? "groups" : "users", mount.uidmappings().empty() ? "users" : "groups");
   }
   TRY(CheckIdMappings(mount.uidmappings(), fmt::format("mount '{}': uidMappings", destination)));
   TRY(CheckIdMappings(mount.gidmappings(), fmt::format("mount '{}': gidMappings", destination)));
+  if (mount.uidmappings().empty()) return {};
+  (*planned)["uidMappings"] = MappingsJson(mount.uidmappings());
+  (*planned)["gidMappings"] = MappingsJson(mount.gidmappings());
+  return {};
+}
+
+// Always read-only and without programs (Kubernetes' ImageVolumeSource), whatever `readonly` says. The init mounts it in the
+// container's own mount namespace, so that nothing of it is seen, or can be left, on the host. In a pod with a user namespace
+// its files belong to whom they belong in the image, as those of the root file system do.
+Result<json> FromImage(const v1::Mount& mount, const std::string& destination, const std::vector<std::string>& layers, bool user_namespace) {
+  if (layers.empty()) return MakeError(Code::kInternal, "mount '{}': its image is not prepared", destination);
+  json planned = Mount(destination.c_str(), "caisson-image", mount.image().image(), {"ro", "nosuid", "nodev", "noexec", "rprivate"});
+  planned["options"].push_back("lowerdir=" + TRY(LowerDirOption(layers)));
+  if (!mount.image_sub_path().empty()) planned["options"].push_back("subpath=" + mount.image_sub_path());
+  TRY(MapIds(mount, destination, &planned));
+  if (mount.uidmappings().empty() && user_namespace) planned["options"].push_back("idmap");  // as the spec's own
+  return planned;
+}
+
+// A bind mount.
+Result<json> FromHost(const v1::Mount& mount, const std::string& destination, const std::string& selinux_level, std::string* rootfs) {
+  json mapped = json::object();
+  TRY(MapIds(mount, destination, &mapped));
   const std::string& source = mount.host_path();
   if (source.empty() || source[0] != '/') return MakeError(Code::kInvalidArgument, "mount '{}': source '{}' is not an absolute path", destination, source);
   struct stat info {};
@@ -113,9 +124,7 @@ Result<json> FromCri(const v1::Mount& mount, const std::vector<std::string>& lay
   std::vector<std::string> options = {"rbind", TRY(PropagationOf(mount, rootfs))};
   options.emplace_back(mount.recursive_read_only() ? "rro" : mount.readonly() ? "ro" : "rw");
   json made = Mount(destination.c_str(), "bind", source, std::move(options));
-  if (mount.uidmappings().empty()) return made;
-  made["uidMappings"] = MappingsJson(mount.uidmappings());
-  made["gidMappings"] = MappingsJson(mount.gidmappings());
+  made.update(mapped);
   return made;
 }
 
@@ -172,10 +181,15 @@ Result<MountsPart> MountsOf(const ContainerSpecInputs& inputs) {
   MountsPart part;
   std::vector<json> requested;
   const std::string& level = config.linux().security_context().selinux_options().level();
+  bool user_namespace = HasUserNamespace(inputs.pod.config());
   for (int i = 0; i < config.mounts_size(); ++i) {
+    const v1::Mount& mount = config.mounts(i);
     auto index = static_cast<size_t>(i);
     const auto& layers = index < inputs.image_volumes.size() ? inputs.image_volumes[index] : std::vector<std::string>();
-    requested.push_back(TRY(FromCri(config.mounts(i), layers, level, &part.rootfs_propagation)));
+    std::string destination = TRY(CleanDestination(mount.container_path()));
+    TRY(CheckRecursive(mount));
+    requested.push_back(IsImageVolume(mount) ? TRY(FromImage(mount, destination, layers, user_namespace))
+                                             : TRY(FromHost(mount, destination, level, &part.rootfs_propagation)));
   }
   std::vector<json> all;
   for (const auto& mount : Defaults(inputs)) {

@@ -30,8 +30,6 @@ Result<> CheckSubPath(const std::string& path) {
 Result<std::vector<std::string>> PrepareOne(image::ImageStore& images, const v1::Mount& mount, const std::string& key) {
   if (!mount.host_path().empty()) return MakeError(Code::kInvalidArgument, "it names both an image and the host path '{}'", mount.host_path());
   if (mount.propagation() != v1::PROPAGATION_PRIVATE) return MakeError(Code::kInvalidArgument, "an image has no mounts to propagate");
-  // The kubelet maps every mount of a pod with a user namespace; files that belong to nobody in there are not what it asked.
-  if (mount.uidmappings_size() > 0 || mount.gidmappings_size() > 0) return MakeError(Code::kUnimplemented, "id-mapped image volumes are not supported yet");
   TRY(CheckSubPath(mount.image_sub_path()));
   auto view = TRY(images.PrepareView(key, mount.image().image()));
   if (mount.image_sub_path().empty()) return view.lower_dirs;

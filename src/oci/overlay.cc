@@ -52,19 +52,24 @@ constexpr std::string_view kLower = "lowerdir=";
 Result<> MapInPlace(const std::string& folder, int mapping) {
   UniqueFd tree = TRY(CloneTree(AT_FDCWD, folder, false));
   auto mapped = MapIds(tree.get(), mapping, false);
-  if (!mapped) return std::move(mapped.error()).Within("root file system layer '" + folder + "'");
+  if (!mapped) return std::move(mapped.error()).Within("image layer '" + folder + "'");
   UniqueFd target(open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!target) return ErrnoError("open '{}'", folder);
   return AttachTree(tree.get(), target.get(), MountPlan{});
 }
 
 // Overlayfs cannot be id-mapped itself, but takes layers that are (Linux 5.19).
-Result<> MapLayers(const MountPlan& plan, int mapping) {
-  if (plan.kind == MountKind::kBind) return MapInPlace(plan.source, mapping);
+Result<> MapLayers(const MountPlan& plan, int mapping, std::vector<std::string>* mapped) {
+  auto map = [&](const std::string& folder) -> Result<> {
+    TRY(MapInPlace(folder, mapping));
+    mapped->push_back(folder);
+    return {};
+  };
+  if (plan.kind == MountKind::kBind) return map(plan.source);
   for (const auto& option : SplitEscaped(plan.data, ',')) {
     if (!option.starts_with(kLower)) continue;
     for (const auto& folder : SplitEscaped(option.substr(kLower.size()), ':'))
-      TRY(MapInPlace(Unescape(folder), mapping));
+      TRY(map(Unescape(folder)));
   }
   return {};
 }
@@ -137,9 +142,10 @@ ShortOptions ShortenLowerDirs(const std::string& data) {
   return result;
 }
 
-Result<> MountLayers(const MountPlan& plan, int mapping) {
+Result<> MountLayers(const MountPlan& plan, int mapping, std::vector<std::string>* mapped) {
   ShortOptions options{"", plan.data};
-  if (!plan.id_maps.empty()) TRY(MapLayers(plan, mapping));
+  std::vector<std::string> unused;
+  if (!plan.id_maps.empty()) TRY(MapLayers(plan, mapping, mapped == nullptr ? &unused : mapped));
   if (plan.data.size() > kMountDataBytes && plan.type == "overlay") {
     options = ShortenLowerDirs(plan.data);
     if (!options.folder.empty() && chdir(options.folder.c_str()) != 0) return ErrnoError("enter '{}'", options.folder);
@@ -159,13 +165,20 @@ Result<> MountLayers(const MountPlan& plan, int mapping) {
   return {};
 }
 
-Result<UniqueFd> CloneImage(const MountPlan& plan, const std::string& at) {
+Result<UniqueFd> CloneImage(const MountPlan& plan, const std::string& at, int mapping) {
   MountPlan whole;
+  whole.id_maps = plan.id_maps;
   whole.destination = at;
   whole.type = whole.source = "overlay";
   whole.flags = plan.flags;
   whole.data = plan.data;
-  TRY(MountLayers(whole, -1));  // as it is on the host: caissond refuses id-mapped image volumes
+  // Images share layers, with each other and with the root file system, and what is id-mapped cannot be again (mount_setattr(2)).
+  // Overlayfs has copies of its layers' mounts (clone_private_mount of the kernel), so these may go.
+  std::vector<std::string> mapped;
+  ScopeExit unmap([&] {
+    for (auto folder = mapped.rbegin(); folder != mapped.rend(); ++folder) umount2(folder->c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+  });
+  TRY(MountLayers(whole, mapping, &mapped));
   // open_tree(2) takes no part of a mount that is attached nowhere before Linux 6.15, so this one is attached meanwhile.
   ScopeExit unmount([&] { umount2(at.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW); });
   UniqueFd top(open(at.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));

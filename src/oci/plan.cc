@@ -100,17 +100,20 @@ Result<> PlanIdMaps(const Plan& plan, MountPlan* mount) {
     return MakeError(Code::kInvalidArgument, "{} is to be id-mapped, but nothing says how", what);
   TRY(CheckIdMappings(mount->id_maps.uids, what + ": uidMappings"));
   TRY(CheckIdMappings(mount->id_maps.gids, what + ": gidMappings"));
-  if (mount->kind == MountKind::kBind || mount->type == "overlay") return {};
-  return MakeError(Code::kUnimplemented, "{}: only bind mounts and overlays can be id-mapped", what);
+  if (mount->kind == MountKind::kBind || mount->kind == MountKind::kImage || mount->type == "overlay") return {};
+  return MakeError(Code::kUnimplemented, "{}: only bind mounts, overlays and images can be id-mapped", what);
 }
 
 // A mount that is shared with the host's takes whatever a container mounts on it there; in a user namespace everybody
 // who is root in it may mount (mount_namespaces(7), "more privileged").
 Result<> CheckPropagation(const Plan& plan) {
-  bool mapped_root = std::any_of(plan.root_mounts.begin(), plan.root_mounts.end(),
-                                 [](const MountPlan& mount) { return !mount.id_maps.empty(); });
+  // Layers are mapped in their place, which would be seen on the host.
+  auto mapped = [](const MountPlan& mount) { return !mount.id_maps.empty(); };
+  auto mapped_image = [](const MountPlan& mount) { return mount.kind == MountKind::kImage && !mount.id_maps.empty(); };
+  bool mapped_layers = std::any_of(plan.root_mounts.begin(), plan.root_mounts.end(), mapped) ||
+                       std::any_of(plan.mounts.begin(), plan.mounts.end(), mapped_image);
   bool user_namespace = plan.new_user_namespace || !plan.user_namespace.empty();
-  if (!mapped_root && !user_namespace) return {};
+  if (!mapped_layers && !user_namespace) return {};
   bool shared = (plan.host_propagation | plan.root_propagation) & MS_SHARED;
   for (const auto& mount : plan.mounts) shared |= (mount.propagation & MS_SHARED) != 0;
   if (!shared) return {};

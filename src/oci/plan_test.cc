@@ -114,6 +114,14 @@ TEST(Plan, RefusesWhatCannotBe) {
   EXPECT_THAT(ErrorOf([](Spec* s) { s->masked_paths = {"x"}; }), HasSubstr("maskedPaths"));
   EXPECT_THAT(ErrorOf([](Spec* s) { s->rootfs_propagation = "everywhere"; }), HasSubstr("everywhere"));
   EXPECT_THAT(ErrorOf([](Spec* s) { s->mounts.push_back({"/x", "bind", "", {}}); }), HasSubstr("no source"));
+  EXPECT_THAT(ErrorOf([](Spec* s) { s->mounts.push_back({"/x", "tmpfs", "tmpfs", {}, {{{0, 9, 1}}, {{0, 9, 1}}}}); }),
+              HasSubstr("can be id-mapped"));
+  // Its layers, mapped in their place, would be seen on the host.
+  EXPECT_THAT(ErrorOf([](Spec* s) {
+                s->rootfs_propagation = "rshared";
+                s->mounts.push_back({"/x", "caisson-image", "i", {"lowerdir=/l"}, {{{0, 9, 1}}, {{0, 9, 1}}}});
+              }),
+              HasSubstr("cannot be shared"));
 }
 
 // CVE-2022-0811 and adversarial values.

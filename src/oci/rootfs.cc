@@ -56,12 +56,12 @@ Result<> MountRoot(const Plan& plan, const MappingNamespaces& mappings) {
 }
 
 // What the plan's images show, one for each mount. Before the root is mounted: its folder serves to open them.
-Result<std::vector<UniqueFd>> CloneImages(const Plan& plan) {
+Result<std::vector<UniqueFd>> CloneImages(const Plan& plan, const MappingNamespaces& mappings) {
   std::vector<UniqueFd> images(plan.mounts.size());
   for (size_t i = 0; i < images.size(); ++i) {
     const MountPlan& mount = plan.mounts[i];
     if (mount.kind != MountKind::kImage) continue;
-    auto tree = CloneImage(mount, plan.root_path);
+    auto tree = CloneImage(mount, plan.root_path, mappings.Find(mount.id_maps));
     if (!tree) return std::move(tree.error()).Within(fmt::format("mount an image on '{}'", mount.destination));
     images[i] = std::move(*tree);
   }
@@ -109,7 +109,7 @@ class RootfsMaker {
 
   Result<Pty> Make() {
     TRY(SetHostPropagation(plan_));
-    if (options_.prepared == nullptr) images_ = TRY(CloneImages(plan_));
+    if (options_.prepared == nullptr) images_ = TRY(CloneImages(plan_, *options_.mappings));
     TRY(OpenRoot());
     for (size_t i = 0; i < plan_.mounts.size(); ++i) {
       const MountPlan& mount = plan_.mounts[i];
@@ -312,7 +312,7 @@ class RootfsMaker {
 Result<PreparedTrees> PrepareTrees(const Plan& plan, const MappingNamespaces& mappings) {
   PreparedTrees prepared;
   TRY(SetHostPropagation(plan));
-  prepared.binds = TRY(CloneImages(plan));
+  prepared.binds = TRY(CloneImages(plan, mappings));
   for (size_t i = 0; i < plan.mounts.size(); ++i) {
     const MountPlan& mount = plan.mounts[i];
     if (mount.kind != MountKind::kBind) continue;

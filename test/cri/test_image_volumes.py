@@ -6,9 +6,10 @@ import tarfile
 
 import grpc
 import pytest
-from harness.images import OCI_MANIFEST, Image, digest, directory, entry, tar_layer
+from harness.images import OCI_MANIFEST, Image, busybox_layer, digest, directory, entry, tar_layer
 from harness.pods import Pods
 from harness.registry import wait_for
+from test_userns import HOST, UserPods
 
 EMPTY = "application/vnd.oci.empty.v1+json"
 TITLE = "org.opencontainers.image.title"
@@ -150,8 +151,15 @@ def test_what_cannot_be_asked(pods, volume, daemon):
     assert code == grpc.StatusCode.INVALID_ARGUMENT and "image_sub_path" in text
     assert "'..'" in refusal(pods, pod, mount(volume, "/a/../b"))[1]
     maps = [{"host_id": 100000, "container_id": 0, "length": 65536}]
-    code, text = refusal(pods, pod, mount(volume, uidMappings=maps, gidMappings=maps))
-    assert code == grpc.StatusCode.UNIMPLEMENTED and "id-mapped" in text
+    code, text = refusal(pods, pod, mount(volume, uidMappings=maps))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT and "but not those of groups" in text
+    code, text = refusal(pods, pod, mount(volume, uidMappings=[*maps, *maps], gidMappings=maps))
+    assert code == grpc.StatusCode.INVALID_ARGUMENT and "uidMappings" in text
+    # Layers are mapped in their place, and here all mounts would be seen on the host.
+    shared = [mount(volume, uidMappings=maps, gidMappings=maps), {"container_path": "/x", "host_path": "/", "propagation": 2}]
+    with pytest.raises(grpc.RpcError) as error:
+        pods.start(pod, ["true"], mounts=shared)
+    assert "shared with the host's" in error.value.details() or "not a shared mount" in error.value.details(), error.value
 
 
 def test_recursively_read_only_is_what_it_is_anyway(pods, volume):
@@ -310,3 +318,75 @@ def test_an_artifact_without_files_is_refused_by_its_type(daemon, registry):
     with pytest.raises(grpc.RpcError) as error:
         daemon.client.PullImage(image={"image": reference})
     assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED and "application/vnd.cncf.helm.config.v1+json" in error.value.details()
+
+
+@pytest.fixture
+def owners(registry, daemon):
+    """An image that programs can be run from, with files of several owners; its reference."""
+    files = [entry("o", tarfile.DIRTYPE, 0o755), entry("o/root", mode=0o600, data=b"root's\n"),
+             entry("o/web", mode=0o400, data=b"web's\n", uid=1000, gid=1000), entry("o/nobody", data=b"", uid=65534, gid=65534)]
+    reference = registry.push(Image([busybox_layer(), tar_layer(files), tar_layer([entry("top", data=b"top\n")])]), "volume/owners")
+    daemon.client.PullImage(image={"image": reference})
+    return reference
+
+
+@pytest.fixture
+def user_pods(daemon):
+    pods = UserPods(daemon)
+    yield pods
+    pods.remove_all()
+
+
+OWNERS = "0:0 root\n1000:1000 web\n65534:65534 nobody\n"
+LIST = "cd {} && for f in root web nobody; do stat -c '%u:%g' $f | sed \"s/$/ $f/\"; done"
+
+
+def test_in_a_user_namespace_owners_are_as_in_the_image(user_pods, owners, volume, registry, daemon):
+    """The root file system and all volumes have layers in common, which can be id-mapped only once each."""
+    made = registry.push(artifact([("deep/model.bin", b"weights\n")]), "artifact/mapped")
+    daemon.client.PullImage(image={"image": made})
+    twice = tar_layer([entry("other", data=b"other\n")])
+    other = registry.push(Image([busybox_layer(), twice, twice]), "volume/other")
+    daemon.client.PullImage(image={"image": other})
+    pod = user_pods.run_pod()
+    script = "; ".join([LIST.format("/o"), LIST.format("/data/o"), LIST.format("/sub"), "cat /data/o/root /file /other/other /model/model.bin",
+                        "stat -c %u:%g /file /model/model.bin /third/d/replaced", "cut -d' ' -f5 /proc/self/mountinfo | grep -c /images/ || :"])
+    mounts = [mount(owners), mount(owners, "/sub", "o"), mount(owners, "/file", "o/web"), mount(other, "/other"), mount(volume, "/third"),
+              mount(made, "/model", "deep")]
+    out = user_pods.out(pod, ["sh", "-c", script], image=owners, mounts=mounts)
+    assert out == OWNERS * 3 + "root's\nweb's\nother\nweights\n1000:1000\n0:0\n0:0\n" + "0\n"
+    # The rights are those of the owners.
+    web = {"security_context": {"run_as_user": {"value": 1000}, "run_as_group": {"value": 1000}}}
+    out = user_pods.out(pod, ["sh", "-c", "cat /data/o/web; ! cat /data/o/root 2>/dev/null; ! touch /data/o/web 2>/dev/null"], mounts=[mount(owners)], linux=web)
+    assert out == "web's\n"
+
+
+def test_in_a_user_namespace_the_host_sees_no_mount(user_pods, owners, daemon):
+    def mounts_of_ours():
+        with open("/proc/self/mountinfo") as f:
+            return sorted(line for line in f if daemon.marker in line)
+    pod = user_pods.run_pod()
+    before, files = mounts_of_ours(), {path: os.stat(path) for path in layer_files(daemon, "o")}
+    user_pods.start(pod, ["sleep", "1000"], image=owners, mounts=[mount(owners), mount(owners, "/sub", "o")])
+    assert mounts_of_ours() == before
+    assert files and {path: os.stat(path).st_uid for path in files} == {path: info.st_uid for path, info in files.items()}
+
+
+def layer_files(daemon, folder):
+    """What the unpacked layers have in `folder`."""
+    return [f"{top}/{name}" for top, _, names in os.walk(f"{daemon.root}/images") if top.endswith(f"/{folder}") for name in names]
+
+
+def test_a_volume_may_have_mappings_of_its_own(user_pods, pods, owners):
+    def maps(host, container=0):
+        each = [{"host_id": host, "container_id": container, "length": 1001}]
+        return {"uidMappings": each, "gidMappings": each}
+    # Of a pod with a user namespace: its ids 2000 and up.
+    pod = user_pods.run_pod()
+    out = user_pods.out(pod, ["stat", "-c", "%u:%g", "/data/o/root", "/data/o/web", "/data/o/nobody"], mounts=[mount(owners, **maps(HOST + 2000))])
+    assert out == "2000:2000\n3000:3000\n65534:65534\n"
+    # Of a pod without: the host's.
+    pod = pods.run_pod(host_network=True)
+    mounts = [mount(owners, **maps(7000)), mount(owners, "/plain"), mount(owners, "/again", **maps(9000))]
+    out = pods.out(pod, ["stat", "-c", "%u:%g", "/data/o/web", "/plain/o/web", "/again/o/web", "/o/web"], image=owners, mounts=mounts)
+    assert out == "8000:8000\n1000:1000\n10000:10000\n1000:1000\n"
