@@ -219,14 +219,14 @@ template <class Stream>
 class ByteLink final : public LinkBase {
  public:
   ByteLink(const ConnectionContext& context, ConnectionList::Id id, Stream stream)
-      : LinkBase(context, id), stream_(std::move(stream)), buffer_(kReadBytes, '\0') {}
+      : LinkBase(context, id), stream_(std::move(stream)), buffer_(std::make_unique_for_overwrite<char[]>(kReadBytes)) {}
 
  private:
   auto Self() { return std::static_pointer_cast<ByteLink>(shared_from_this()); }
 
   void ReadSome() override {
-    stream_.async_read_some(asio::buffer(buffer_), [self = Self()](const error_code& error, size_t size) {
-      self->OnRead(error, std::string_view(self->buffer_).substr(0, size));
+    stream_.async_read_some(asio::buffer(buffer_.get(), kReadBytes), [self = Self()](const error_code& error, size_t size) {
+      self->OnRead(error, std::string_view(self->buffer_.get(), size));
     });
   }
   void Taken() override {}
@@ -277,7 +277,7 @@ class ByteLink final : public LinkBase {
   }
 
   Stream stream_;
-  std::string buffer_;
+  std::unique_ptr<char[]> buffer_;  // of which a client that sends little has touched little
   char rest_[4096];
 };
 
