@@ -26,7 +26,7 @@ struct Answers {
   size_t pending = 0;
   FiguresById figures;
 
-  void Take(const Result<std::string>& payload) {
+  void Take(const std::string& pod_id, const Result<std::string>& payload) {
     pod::v1::StatsResponse response;
     bool good = payload && response.ParseFromString(*payload);
     std::lock_guard lock(mutex);
@@ -34,17 +34,23 @@ struct Answers {
       for (auto& container : *response.mutable_containers()) {
         figures[container.container_id()] = std::move(container);
       }
+      if (response.has_pod()) {
+        response.mutable_pod()->set_container_id(pod_id);
+        figures[pod_id] = std::move(*response.mutable_pod());
+      }
     }
     if (--pending == 0) changed.notify_all();
   }
 };
 
-FiguresById AskCompanions(const std::vector<std::shared_ptr<ShimClient>>& shims, const pod::v1::StatsRequest& request) {
+using ShimsOfPods = std::map<std::string, std::shared_ptr<ShimClient>>;
+
+FiguresById AskCompanions(const ShimsOfPods& shims, const pod::v1::StatsRequest& request) {
   auto answers = std::make_shared<Answers>();
   answers->pending = shims.size();
-  for (const auto& shim : shims) {
+  for (const auto& [pod_id, shim] : shims) {
     shim->ttrpc().Call(service::kPod, "Stats", request.SerializeAsString(), kFiguresMillis,
-                       [answers](const Result<std::string>& payload) { answers->Take(payload); });
+                       [answers, id = pod_id](const Result<std::string>& payload) { answers->Take(id, payload); });
   }
   std::unique_lock lock(answers->mutex);
   answers->changed.wait_for(lock, std::chrono::milliseconds(kFiguresMillis + kSlackMillis),
@@ -156,26 +162,28 @@ void SetFigures(const pod::v1::ContainerStats& figures, CpuRates* rates, v1::Con
   }
 }
 
-FiguresById AskFigures(Context& context, const std::vector<ContainerPtr>& containers, bool detail) {
-  std::map<std::string, std::shared_ptr<ShimClient>> shims;  // by pod
+FiguresById AskFigures(Context& context, const std::vector<ContainerPtr>& containers, Ask ask) {
+  ShimsOfPods shims;
   for (const ContainerPtr& container : containers) {
     auto record = container->Get();
     if (record->state() == v1::CONTAINER_EXITED || shims.contains(record->pod_id())) continue;
     auto pod = context.pods.Find(record->pod_id());
     if (auto shim = pod ? (*pod)->shim() : nullptr) shims[record->pod_id()] = std::move(shim);
   }
-  std::vector<std::shared_ptr<ShimClient>> asked;
-  for (auto& [pod_id, shim] : shims) asked.push_back(shim);
   pod::v1::StatsRequest request;
   if (containers.size() == 1) request.set_container_id(containers.front()->id());
-  request.set_detail(detail);
-  return AskCompanions(asked, request);
+  request.set_detail(ask == Ask::kDetail);
+  request.set_pod(ask == Ask::kPods);
+  return AskCompanions(shims, request);
 }
 
 std::vector<ContainerFigures> ReadFigures(Context& context, const std::vector<ContainerPtr>& containers) {
+  return ReadFigures(context, containers, AskFigures(context, containers, Ask::kUsage));
+}
+
+std::vector<ContainerFigures> ReadFigures(Context& context, const std::vector<ContainerPtr>& containers, const FiguresById& known) {
   std::vector<std::string> keys;
   for (const ContainerPtr& container : containers) keys.push_back(container->Get()->snapshot_key());
-  FiguresById known = AskFigures(context, containers, false);
   auto layers = context.writable_layers.Get(keys, kLayerMillis);
   std::string mountpoint = context.images.FilesystemPath();
   std::vector<ContainerFigures> figures;
@@ -215,8 +223,18 @@ InterfacesOfPods ReadInterfaces(const std::vector<std::shared_ptr<const PodRecor
   return interfaces;
 }
 
-v1::PodSandboxStats PodStatsMessage(const PodRecord& pod, const std::vector<net::InterfaceStats>* interfaces,
-                                    std::vector<ContainerFigures> containers) {
+// The group has what tmpfs volumes hold, what containers used that have ended since, and its own pressure.
+void SetGroup(const pod::v1::ContainerStats& group, CpuRates* rates, v1::LinuxPodSandboxStats* stats) {
+  v1::ContainerStats message;
+  SetFigures(group, rates, &message);
+  *stats->mutable_cpu() = std::move(*message.mutable_cpu());
+  *stats->mutable_memory() = std::move(*message.mutable_memory());
+  if (message.has_io()) *stats->mutable_io() = std::move(*message.mutable_io());
+  stats->mutable_process()->set_timestamp(group.timestamp_nanos());
+  stats->mutable_process()->mutable_process_count()->set_value(group.pids());
+}
+
+v1::PodSandboxStats PodStatsMessage(const PodRecord& pod, const PodFigures& own, CpuRates* rates, std::vector<ContainerFigures> containers) {
   v1::PodSandboxStats message;
   v1::PodSandboxAttributes& attributes = *message.mutable_attributes();
   attributes.set_id(pod.id());
@@ -224,8 +242,9 @@ v1::PodSandboxStats PodStatsMessage(const PodRecord& pod, const std::vector<net:
   *attributes.mutable_labels() = pod.config().labels();
   *attributes.mutable_annotations() = pod.config().annotations();
   v1::LinuxPodSandboxStats& stats = *message.mutable_linux();
-  if (interfaces) SetNetwork(*interfaces, &stats);
-  bool any = std::any_of(containers.begin(), containers.end(), [](const auto& one) { return one.answered; });
+  if (own.interfaces) SetNetwork(*own.interfaces, &stats);
+  if (own.group) SetGroup(*own.group, rates, &stats);
+  bool any = !own.group && std::any_of(containers.begin(), containers.end(), [](const auto& one) { return one.answered; });
   if (any) {
     AddCpu(containers, stats.mutable_cpu());
     AddMemory(containers, stats.mutable_memory());
@@ -249,7 +268,8 @@ std::vector<v1::PodSandboxStats> ReadPodFigures(Context& context, const std::vec
     auto record = container->Get();
     if (record->state() == v1::CONTAINER_RUNNING && by_pod.contains(record->pod_id())) containers.push_back(container);
   }
-  auto figures = ReadFigures(context, containers);
+  FiguresById known = AskFigures(context, containers, Ask::kPods);
+  auto figures = ReadFigures(context, containers, known);
   for (size_t i = 0; i < containers.size(); ++i) {
     by_pod[containers[i]->Get()->pod_id()].push_back(std::move(figures[i]));
   }
@@ -258,8 +278,10 @@ std::vector<v1::PodSandboxStats> ReadPodFigures(Context& context, const std::vec
   auto interfaces = ReadInterfaces(records);
   std::vector<v1::PodSandboxStats> messages;
   for (const auto& pod : records) {
-    auto own = interfaces.find(pod->id());
-    messages.push_back(PodStatsMessage(*pod, own == interfaces.end() ? nullptr : &own->second, std::move(by_pod[pod->id()])));
+    auto network = interfaces.find(pod->id());
+    auto group = known.find(pod->id());
+    PodFigures own = {network == interfaces.end() ? nullptr : &network->second, group == known.end() ? nullptr : &group->second};
+    messages.push_back(PodStatsMessage(*pod, own, &context.cpu_rates, std::move(by_pod[pod->id()])));
   }
   return messages;
 }

@@ -20,9 +20,10 @@ namespace caisson::cri {
 inline constexpr int64_t kFiguresMillis = 2000;
 
 using FiguresById = std::map<std::string, pod::v1::ContainerStats>;
-// What the companions of those of `containers` that have not ended say of them (and of others in the same pods); who does not
-// answer in time is left out. `detail`: as StatsRequest.
-FiguresById AskFigures(Context& context, const std::vector<ContainerPtr>& containers, bool detail);
+// What the companions of those of `containers` that have not ended say of them (and of others in the same pods), and, with
+// kPods, of the pods, by their ids; who does not answer in time is left out.
+enum class Ask { kUsage, kDetail, kPods };
+FiguresById AskFigures(Context& context, const std::vector<ContainerPtr>& containers, Ask ask);
 
 struct ContainerFigures {
   runtime::v1::ContainerStats message;
@@ -32,12 +33,19 @@ struct ContainerFigures {
 
 // In the order of `containers`.
 std::vector<ContainerFigures> ReadFigures(Context& context, const std::vector<ContainerPtr>& containers);
+// The same of what the companions have said already.
+std::vector<ContainerFigures> ReadFigures(Context& context, const std::vector<ContainerPtr>& containers, const FiguresById& known);
 using InterfacesOfPods = std::map<std::string, std::vector<net::InterfaceStats>>;  // by pod
 // Those of `pods` that are ready and have a network of their own.
 InterfacesOfPods ReadInterfaces(const std::vector<std::shared_ptr<const PodRecord>>& pods);
 
-// The figures of one pod with those of its running containers. `interfaces`: null if it has no network of its own.
-runtime::v1::PodSandboxStats PodStatsMessage(const PodRecord& pod, const std::vector<net::InterfaceStats>* interfaces,
+// What a pod has beside its containers.
+struct PodFigures {
+  const std::vector<net::InterfaceStats>* interfaces = nullptr;  // null: no network of its own
+  const pod::v1::ContainerStats* group = nullptr;                // of its own cgroup; null: the sums of its containers instead
+};
+// The figures of one pod with those of its running containers.
+runtime::v1::PodSandboxStats PodStatsMessage(const PodRecord& pod, const PodFigures& own, CpuRates* rates,
                                              std::vector<ContainerFigures> containers);
 // The same of several pods, in their order.
 std::vector<runtime::v1::PodSandboxStats> ReadPodFigures(Context& context, const std::vector<PodPtr>& pods);

@@ -92,7 +92,7 @@ TEST(Figures, OfAPodAreTheSums) {
   }
   PodRecord pod;
   pod.set_id("p");
-  auto stats = PodStatsMessage(pod, nullptr, containers);
+  auto stats = PodStatsMessage(pod, {}, &rates, containers);
   EXPECT_EQ(stats.attributes().id(), "p");
   EXPECT_EQ(stats.linux().cpu().usage_core_nano_seconds().value(), 10u);
   EXPECT_FALSE(stats.linux().cpu().has_usage_nano_cores());
@@ -103,9 +103,29 @@ TEST(Figures, OfAPodAreTheSums) {
   EXPECT_FALSE(stats.linux().has_network());
 }
 
+TEST(Figures, OfAPodWithAGroupAreTheGroups) {
+  CpuRates rates;
+  std::vector<ContainerFigures> containers(2);
+  containers[0].message = Message(Sample("a"), &rates);
+  containers[0].processes = 3;
+  containers[0].answered = true;
+  auto group = Sample("p");
+  group.set_cpu_usage_nanos(77);
+  group.set_pids(9);
+  group.mutable_io_pressure()->mutable_some()->set_total_micros(5);
+  PodRecord pod;
+  pod.set_id("p");
+  auto stats = PodStatsMessage(pod, {nullptr, &group}, &rates, containers);
+  EXPECT_EQ(stats.linux().cpu().usage_core_nano_seconds().value(), 77u);
+  EXPECT_EQ(stats.linux().process().process_count().value(), 9u);
+  EXPECT_EQ(stats.linux().io().psi().some().total(), 5000u);
+  EXPECT_EQ(stats.linux().containers_size(), 2);
+}
+
 TEST(Figures, OfAPodThatDoesNotAnswerAreAbsent) {
   PodRecord pod;
-  auto stats = PodStatsMessage(pod, nullptr, std::vector<ContainerFigures>(1));
+  CpuRates rates;
+  auto stats = PodStatsMessage(pod, {}, &rates, std::vector<ContainerFigures>(1));
   EXPECT_FALSE(stats.linux().has_cpu());
   EXPECT_FALSE(stats.linux().has_memory());
   EXPECT_FALSE(stats.linux().has_process());

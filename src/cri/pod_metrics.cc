@@ -241,7 +241,7 @@ std::vector<v1::PodSandboxMetrics> ReadPodMetrics(Context& context) {
     running.push_back(container);
     keys.push_back(record->snapshot_key());
   }
-  FiguresById figures = running.empty() ? FiguresById() : AskFigures(context, running, true);
+  FiguresById figures = running.empty() ? FiguresById() : AskFigures(context, running, Ask::kDetail);
   auto layers = context.writable_layers.Get(keys, kLayerMillis);
   std::map<std::string, std::vector<ContainerSample>> by_pod;
   for (const ContainerPtr& container : running) {

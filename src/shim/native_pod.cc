@@ -133,6 +133,7 @@ Result<> NativePod::Create(const std::string& bundle, const std::string& netns_p
   task::TasksOptions tasks;
   tasks.seccomp_cache_dir = seccomp_cache_dir_;
   tasks.systemd_cgroup = options.systemd_cgroup();
+  tasks.pod_cgroup = options.cgroup_parent();
   tasks.shm_fd = shm_.get();
   tasks.on_cgroup = [this](const std::string& path, bool systemd) { return RecordCgroup(bundle_, path, systemd); };
   tasks_->set_options(std::move(tasks));

@@ -78,11 +78,10 @@ void FillDetail(const oci::CgroupStats& stats, v1::ContainerDetail* out) {
   }
 }
 
-Result<v1::ContainerStats> StatsOf(const Task& task, bool detail) {
-  oci::Cgroup* cgroup = task.container->cgroup();
+Result<v1::ContainerStats> ReadStats(const std::string& id, oci::Cgroup* cgroup, bool detail) {
   oci::CgroupStats stats = TRY(cgroup->Stats(detail ? oci::StatsPart::kAll : oci::StatsPart::kUsage));
   v1::ContainerStats out;
-  out.set_container_id(task.id);
+  out.set_container_id(id);
   out.set_cpu_usage_nanos(stats.cpu.usage_nanos);
   out.set_memory_usage_bytes(stats.memory.usage);
   out.set_memory_working_set_bytes(stats.memory.working_set);
@@ -103,9 +102,22 @@ Result<v1::ContainerStats> StatsOf(const Task& task, bool detail) {
   return out;
 }
 
+Result<v1::ContainerStats> StatsOf(const Task& task, bool detail) { return ReadStats(task.id, task.container->cgroup(), detail); }
+
+// With the systemd driver too the CRI's cgroup_parent is a path; one that is not is nobody's group.
+Result<v1::ContainerStats> StatsOfPod(const std::string& path) {
+  oci::CgroupOptions options;
+  options.path = path;
+  auto cgroup = TRY(oci::Cgroup::Open(options));
+  return ReadStats("", cgroup.get(), false);
+}
+
 Result<v1::StatsResponse> Stats(Tasks* tasks, const v1::StatsRequest& request) {
   v1::StatsResponse response;
   response.set_timestamp_nanos(NowNanos());
+  if (request.pod() && !tasks->options().pod_cgroup.empty()) {
+    if (auto stats = StatsOfPod(tasks->options().pod_cgroup)) *response.mutable_pod() = std::move(*stats);
+  }
   if (!request.container_id().empty()) {
     Task* task = TRY(tasks->Find(request.container_id()));
     *response.add_containers() = TRY(StatsOf(*task, request.detail()));

@@ -43,6 +43,7 @@ struct Task {
 struct TasksOptions {
   std::string seccomp_cache_dir;
   bool systemd_cgroup = false;
+  std::string pod_cgroup;  // what the containers' groups are in, if it is the pod's own: a path below each hierarchy
   int shm_fd = -1;
   // Called with the spec's cgroupsPath before a container is made, so that someone can clean up if we are killed.
   std::function<Result<>(const std::string& cgroups_path, bool systemd)> on_cgroup;
@@ -66,6 +67,7 @@ class Tasks {
   ~Tasks();
 
   void set_options(TasksOptions options) { options_ = std::move(options); }
+  const TasksOptions& options() const { return options_; }
   sys::EventLoop* loop() { return loop_; }
   // No container is created or started any more, nor anything exec'd.
   void Close() { closed_ = true; }

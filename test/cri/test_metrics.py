@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The verbs of metrics, pressure in the stats, and what the kubelet says of a pod's resources."""
+import glob
 import json
 import os
 import time
 
 import grpc
 import pytest
+from harness.daemon import SYSTEMD
 
 
 def values(metrics, name):
@@ -71,9 +73,39 @@ def test_rate_of_cpu_use(daemon, pods):
         elapsed = second[container].timestamp - first[container].timestamp
         assert second[container].usage_nano_cores.value == pytest.approx(used / elapsed * 1e9, abs=1), container
     assert second[busy].usage_nano_cores.value > second[idle].usage_nano_cores.value
-    # Who asks a moment later, for whatever, hears the same.
-    of_pod = daemon.client.PodSandboxStats(pod_sandbox_id=pod[0]).stats.linux
-    assert of_pod.cpu.usage_nano_cores.value == sum(c.usage_nano_cores.value for c in second.values())
+    # Who asks a moment later hears the same.
+    third = daemon.client.ContainerStats(container_id=busy).stats.cpu
+    assert third.usage_nano_cores.value == second[busy].usage_nano_cores.value
+
+
+@pytest.fixture
+def group(daemon, pods):
+    """A cgroup for one pod, as the kubelet makes them."""
+    if SYSTEMD:
+        pytest.skip("the pods of a slice")
+    name = f"{daemon.cgroup_parent}/pod-of-its-own"
+    yield name
+    pods.remove_all()
+    for path in [*glob.glob(f"/sys/fs/cgroup/*{name}"), f"/sys/fs/cgroup{name}"]:
+        if os.path.isdir(path):
+            os.rmdir(path)
+
+
+def test_figures_of_a_pod_are_its_groups(daemon, pods, group):
+    pod = pods.run_pod(linux={"cgroup_parent": group})
+    pods.start(pod, ["sleep", "100000"])
+    spin = ["sh", "-c", "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"]
+    assert pods.run(pod, spin)[0].exit_code == 0
+    stats = daemon.client.PodSandboxStats(pod_sandbox_id=pod[0]).stats.linux
+    of_containers = sum(c.cpu.usage_core_nano_seconds.value for c in stats.containers)
+    # What has ended counts too: a counter never goes back.
+    assert len(stats.containers) == 1 and stats.cpu.usage_core_nano_seconds.value > of_containers + 10_000_000
+    assert stats.memory.usage_bytes.value >= stats.containers[0].memory.usage_bytes.value > 0
+    assert stats.process.process_count.value == 1
+    accounted = stats.containers[0].cpu.HasField("psi")
+    assert (stats.cpu.HasField("psi"), stats.memory.HasField("psi"), stats.io.HasField("psi")) == (accounted,) * 3
+    [listed] = daemon.client.ListPodSandboxStats(filter={"id": pod[0]}).stats
+    assert listed.linux.cpu.usage_core_nano_seconds.value >= stats.cpu.usage_core_nano_seconds.value
 
 
 def pressure_file(container_pid):
