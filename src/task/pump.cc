@@ -14,7 +14,7 @@ namespace caisson::task {
 namespace {
 constexpr size_t kChunkBytes = 64 << 10;
 constexpr size_t kSpliceBytes = 256 << 10;
-constexpr int kRounds = 4;  // then others get their turn
+constexpr int kTurnRounds = 4;  // then others get their turn
 constexpr int kDrainRounds = 64;
 
 void MakeNonBlocking(int fd) { fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK); }
@@ -49,7 +49,7 @@ void Pump::Wait(bool for_writing) {
 }
 
 void Pump::Go() {
-  if (WritePending()) Copy(kRounds);
+  if (WritePending()) Copy(kTurnRounds);
 }
 
 void Pump::Drain() {
