@@ -44,7 +44,8 @@ def bridge_conflist(folder, name, subnet, plugins=("portmap",), cni_version="1.0
 class Daemon:
     count = 0
 
-    def __init__(self, folder, config="", cni=None, args=(), start=True, env=None):
+    def __init__(self, folder, config="", cni=None, args=(), start=True, env=None, prefix=()):
+        """`prefix`: a command that runs the daemon somewhere else, and becomes it."""
         Daemon.count += 1
         number = (os.getpid() * 16 + Daemon.count) % 200
         self.folder = str(folder)
@@ -56,7 +57,7 @@ class Daemon:
         self.marker = os.path.basename(self.folder)
         # Of a made-up kubelet: its slices' names say where they are (systemd.slice(5)).
         self.cgroup_parent = slice_path(f"kubepods-{self.marker}.slice") if SYSTEMD else f"/caisson-{self.marker}"
-        self.args, self.env = list(args), dict(env or {})
+        self.args, self.env, self.prefix = list(args), dict(env or {}), list(prefix)
         os.makedirs(self.cni_dir, exist_ok=True)
         self.write_cni(cni if cni is not None else bridge_conflist(self.folder, self.bridge, self.subnet))
         if SYSTEMD and "cgroup_driver" not in config:
@@ -80,7 +81,8 @@ class Daemon:
 
     def start(self):
         self.log = open(f"{self.folder}/caissond.log", "ab")
-        self.process = subprocess.Popen(self.command(), stdout=self.log, stderr=self.log, env={**os.environ, **self.env})
+        self.process = subprocess.Popen([*self.prefix, *self.command()], stdout=self.log, stderr=self.log,
+                                        env={**os.environ, **self.env})
         wait_for(f"caissond answers (log: {self.folder}/caissond.log)", self._answers, 30)
         return self
 
