@@ -52,12 +52,12 @@ class ContainerTest : public ::testing::Test {
   std::string Output();
   static int Wait(const Process& process);
   static std::string ReadAllOf(int fd);
+  static std::string Mounts();
 
   std::string bundle_, rootfs_;
   std::string cgroup_;  // cgroupsPath of all containers of the test, without a leading "/"
 
  private:
-  static std::string Mounts();
   static size_t Descriptors();
   static std::vector<std::string> Cgroups(const std::string& path);
   UniqueFd output_;

@@ -176,13 +176,16 @@ TEST_F(ContainerMounts, RecursiveReadOnlyIsRecursive) {
             "touch: /ro/x: Read-only file system\nwritten\ntouch: /rro/inner/x: Read-only file system\n");
 }
 
-TEST_F(ContainerMounts, PropagationFollowsTheOptions) {
-  std::string volume = bundle_ + "/volume";
+// `shared`: a mount that the volume is on.
+class ContainerPropagation : public ContainerTest, public testing::WithParamInterface<const char*> {};
+
+TEST_P(ContainerPropagation, FollowsTheOptions) {
+  std::string volume = bundle_ + "/volume", shared = bundle_ + GetParam();
   fs::create_directories(volume + "/later");
   fs::create_directories(volume + "/inside");
-  ASSERT_EQ(mount(volume.c_str(), volume.c_str(), nullptr, MS_BIND, nullptr), 0);
-  ASSERT_EQ(mount(nullptr, volume.c_str(), nullptr, MS_SHARED, nullptr), 0);
-  ScopeExit undo([&] { umount2(volume.c_str(), MNT_DETACH); });
+  ASSERT_EQ(mount(shared.c_str(), shared.c_str(), nullptr, MS_BIND, nullptr), 0);
+  ASSERT_EQ(mount(nullptr, shared.c_str(), nullptr, MS_SHARED, nullptr), 0);
+  ScopeExit undo([&] { umount2(shared.c_str(), MNT_DETACH); });
   for (const char* mode : {"rprivate", "rslave", "rshared"}) {
     json spec =
         ShellSpec("while ! test -e /go/go; do :; done; ls /v/later; mount -t tmpfs x /v/inside; echo done; cat");
@@ -194,6 +197,7 @@ TEST_F(ContainerMounts, PropagationFollowsTheOptions) {
     if (std::string(mode) == "rshared") spec["linux"]["rootfsPropagation"] = "rshared";
     auto container = Create(spec);
     ASSERT_TRUE(container) << container.error().message;
+    EXPECT_THAT(Mounts(), Not(HasSubstr(rootfs_))) << mode;
     ASSERT_TRUE((*container)->Start());
     ASSERT_EQ(mount("tmpfs", (volume + "/later").c_str(), "tmpfs", 0, nullptr), 0);
     std::ofstream(volume + "/later/seen") << "x";
@@ -210,6 +214,10 @@ TEST_F(ContainerMounts, PropagationFollowsTheOptions) {
     fs::remove_all(bundle_ + "/go");
   }
 }
+
+// The volume's own, and the one that the container's root is made in as well.
+INSTANTIATE_TEST_SUITE_P(Shared, ContainerPropagation, testing::Values("/volume", ""),
+                         [](const auto& info) { return *info.param ? "Volume" : "Parent"; });
 
 TEST_F(ContainerMounts, PodShmIsShared) {
   UniqueFd context(static_cast<int>(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC)));

@@ -34,13 +34,21 @@ bool IsProc(int fd) {
 Result<> SetHostPropagation(const Plan& plan) {
   unsigned long flag = plan.host_propagation;
   if (mount(nullptr, "/", nullptr, flag, nullptr) != 0) return ErrnoError("set the propagation of '/'");
-  if (!(flag & MS_SHARED)) return {};
-  // pivot_root(2) refuses a shared parent, and a mount below one would be seen on the host.
+  return {};
+}
+
+// pivot_root(2) refuses a shared parent, and a mount below one would be seen on the host.
+Result<> MakeParentPrivate(const Plan& plan) {
+  if (!(plan.host_propagation & MS_SHARED)) return {};
+  // The table's names have no links and no second slashes.
+  char* real = realpath(plan.root_path.c_str(), nullptr);
+  if (real == nullptr) return ErrnoError("find root file system '{}'", plan.root_path);
+  std::string root = real;
+  free(real);
   auto table = TRY(sys::ReadMountInfo());
   std::string parent = "/";
   for (const auto& entry : table) {
-    bool above = plan.root_path == entry.mount_point || entry.mount_point == "/" ||
-                 plan.root_path.starts_with(entry.mount_point + "/");
+    bool above = root == entry.mount_point || entry.mount_point == "/" || root.starts_with(entry.mount_point + "/");
     if (above && entry.mount_point.size() >= parent.size()) parent = entry.mount_point;
   }
   if (mount(nullptr, parent.c_str(), nullptr, MS_PRIVATE, nullptr) != 0) return ErrnoError("make '{}' private", parent);
@@ -55,24 +63,39 @@ Result<> MountRoot(const Plan& plan, const MappingNamespaces& mappings) {
   return ErrnoError("bind root file system '{}'", plan.root_path);
 }
 
-// What the plan's images show, one for each mount. Before the root is mounted: its folder serves to open them.
-Result<std::vector<UniqueFd>> CloneImages(const Plan& plan, const MappingNamespaces& mappings) {
-  std::vector<UniqueFd> images(plan.mounts.size());
-  for (size_t i = 0; i < images.size(); ++i) {
-    const MountPlan& mount = plan.mounts[i];
-    if (mount.kind != MountKind::kImage) continue;
-    auto tree = CloneImage(mount, plan.root_path, mappings.Find(mount.id_maps));
-    if (!tree) return std::move(tree.error()).Within(fmt::format("mount an image on '{}'", mount.destination));
-    images[i] = std::move(*tree);
-  }
-  return images;
-}
-
 // A detached copy of a bind mount's source, id-mapped if the plan says so. With the host's rights only.
 Result<UniqueFd> OpenBind(const MountPlan& plan, const MappingNamespaces& mappings) {
   UniqueFd tree = TRY(CloneTree(AT_FDCWD, plan.source, plan.recursive));
   if (!plan.id_maps.empty()) TRY(MapIds(tree.get(), mappings.Find(plan.id_maps), plan.map_ids_recursive));
   return tree;
+}
+
+Error OnMount(const MountPlan& plan, Error error) {
+  return std::move(error).Within(
+      fmt::format("mount '{}' on '{}'", plan.source.empty() ? plan.type : plan.source, plan.destination));
+}
+
+// What has to be opened before the root is mounted, one for each of the plan's mounts, and with that the root's parent made
+// private: clones of binds that stay in touch with the host, while the mount that they are on does, which may be that parent;
+// images, for whom the root's folder serves to open them.
+Result<std::vector<UniqueFd>> OpenSources(const Plan& plan, const MappingNamespaces& mappings) {
+  std::vector<UniqueFd> sources(plan.mounts.size());
+  for (size_t i = 0; i < sources.size() && (plan.host_propagation & MS_SHARED); ++i) {
+    const MountPlan& mount = plan.mounts[i];
+    if (mount.kind != MountKind::kBind || !(mount.propagation & (MS_SHARED | MS_SLAVE))) continue;
+    auto tree = OpenBind(mount, mappings);
+    if (!tree) return OnMount(mount, std::move(tree.error()));
+    sources[i] = std::move(*tree);
+  }
+  TRY(MakeParentPrivate(plan));
+  for (size_t i = 0; i < sources.size(); ++i) {
+    const MountPlan& mount = plan.mounts[i];
+    if (mount.kind != MountKind::kImage) continue;
+    auto tree = CloneImage(mount, plan.root_path, mappings.Find(mount.id_maps));
+    if (!tree) return std::move(tree.error()).Within(fmt::format("mount an image on '{}'", mount.destination));
+    sources[i] = std::move(*tree);
+  }
+  return sources;
 }
 
 // A detached cgroup2 of our cgroup namespace.
@@ -109,15 +132,12 @@ class RootfsMaker {
 
   Result<Pty> Make() {
     TRY(SetHostPropagation(plan_));
-    if (options_.prepared == nullptr) images_ = TRY(CloneImages(plan_, *options_.mappings));
+    if (options_.prepared == nullptr) sources_ = TRY(OpenSources(plan_, *options_.mappings));
     TRY(OpenRoot());
     for (size_t i = 0; i < plan_.mounts.size(); ++i) {
       const MountPlan& mount = plan_.mounts[i];
       auto done = Mount(mount, i);
-      if (!done)
-        return std::move(done.error())
-            .Within(
-                fmt::format("mount '{}' on '{}'", mount.source.empty() ? mount.type : mount.source, mount.destination));
+      if (!done) return OnMount(mount, std::move(done.error()));
     }
     TRY(MakeDevices(root_.get(), plan_.devices, plan_.links));
     Pty pty;
@@ -226,7 +246,7 @@ class RootfsMaker {
   Result<> MountBind(const MountPlan& plan, size_t index) {
     UniqueFd tree;
     if (options_.prepared != nullptr) tree = std::move(options_.prepared->binds[index]);
-    if (plan.kind == MountKind::kImage && !tree) tree = std::move(images_[index]);
+    if (!tree && !sources_.empty()) tree = std::move(sources_[index]);
     if (!tree) tree = TRY(OpenBind(plan, *options_.mappings));
     UniqueFd target = TRY(TargetLike(tree.get(), plan.destination));
     TRY(CheckTarget(target.get(), IsProc(tree.get())));
@@ -303,7 +323,7 @@ class RootfsMaker {
   const RootfsOptions& options_;
   const Plan& plan_;
   UniqueFd root_;
-  std::vector<UniqueFd> images_;  // one for each of the plan's mounts
+  std::vector<UniqueFd> sources_;  // one for each of the plan's mounts, unless they come prepared
   bool shm_attached_ = false;
 };
 
@@ -312,7 +332,7 @@ class RootfsMaker {
 Result<PreparedTrees> PrepareTrees(const Plan& plan, const MappingNamespaces& mappings) {
   PreparedTrees prepared;
   TRY(SetHostPropagation(plan));
-  prepared.binds = TRY(CloneImages(plan, mappings));
+  prepared.binds = TRY(OpenSources(plan, mappings));
   for (size_t i = 0; i < plan.mounts.size(); ++i) {
     const MountPlan& mount = plan.mounts[i];
     if (mount.kind != MountKind::kBind) continue;
