@@ -15,7 +15,7 @@ from harness.registry import free_port, wait_for
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
-# What a kubelet sets at its start. In the namespace other files with these values lie over them, so that it finds nothing to do.
+# What a kubelet sets at its start, for all of the host: it sees other files, which have these values already.
 TUNABLES = {"vm/overcommit_memory": 1, "vm/panic_on_oom": 0, "kernel/panic": 10, "kernel/panic_on_oops": 1,
             "kernel/keys/root_maxkeys": 1000000, "kernel/keys/root_maxbytes": 25000000}
 
@@ -40,17 +40,24 @@ class MountNamespace:
             own = folder + path
             os.makedirs(own)
             commands.append(f"mount --bind {own} {path}")
-        for name, value in TUNABLES.items():
-            own = f"{folder}/{name.replace('/', '.')}"
-            with open(own, "w") as f:
-                f.write(f"{value}\n")
-            commands.append(f"mount --bind {own} /proc/sys/{name}")
         commands += ["echo made", "exec cat"]
         # It ends when its input does, so that it does not outlive us.
         self.process = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sh", "-c", "\n".join(commands)],
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout.readline() == "made\n"
         self.enter = ["nsenter", f"--mount=/proc/{self.process.pid}/ns/mnt", "--"]
+
+    def with_tunables(self, folder):
+        """A command as `enter`, for the kubelet: /proc of its own, so that nobody else sees what lies over it (a container in a
+        user namespace could not mount another, mount_namespaces(7)); all other mounts are the namespace's."""
+        commands = ["set -e", "mount --make-private /proc"]
+        for name, value in TUNABLES.items():
+            own = f"{folder}/{name.replace('/', '.')}"
+            with open(own, "w") as f:
+                f.write(f"{value}\n")
+            commands.append(f"mount --bind {own} /proc/sys/{name}")
+        return [*self.enter, "unshare", "--mount", "--propagation", "unchanged", "sh", "-c",
+                "\n".join([*commands, 'exec "$@"']), "sh"]
 
     def mounts(self):
         with open(f"/proc/{self.process.pid}/mountinfo") as f:
@@ -78,11 +85,11 @@ class Kubelet:
             "authorization": {"mode": "AlwaysAllow"},
             "address": "127.0.0.1", "port": self.port, "healthzPort": 0,
             "cgroupRoot": daemon.cgroup_parent, "enforceNodeAllocatable": [], "failCgroupV1": False,
-            "failSwapOn": False, "makeIPTablesUtilChains": False, "localStorageCapacityIsolation": False,
+            "failSwapOn": False, "makeIPTablesUtilChains": False,
             "evictionHard": {"memory.available": "0%", "nodefs.available": "0%", "imagefs.available": "0%"},
             "imageGCHighThresholdPercent": 100, "resolvConf": f"{folder}/resolv.conf",
             "containerLogMaxSize": "20Ki", "containerLogMaxFiles": 3, "containerLogMonitorInterval": "3s",
-            "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"}, "syncFrequency": "5s",
+            "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"}, "syncFrequency": "5s", "volumeStatsAggPeriod": "2s",
             "featureGates": {"KubeletCrashLoopBackOffMax": True, **(features or {})}, **config,
         }
         with open(f"{folder}/resolv.conf", "w") as f:
@@ -97,7 +104,7 @@ class Kubelet:
             json.dump(self.config, f, indent=1)
         self.log = open(f"{self.folder}/kubelet.log", "ab")
         self.process = subprocess.Popen(
-            [*self.namespace.enter, self.program, "--config", f"{self.folder}/kubelet.json", "--root-dir", self.root,
+            [*self.namespace.with_tunables(self.folder), self.program, "--config", f"{self.folder}/kubelet.json", "--root-dir", self.root,
              "--cert-dir", f"{self.folder}/pki", "--hostname-override", NAME, "--node-ip", "127.0.0.1", "--v", "2"],
             stdout=self.log, stderr=self.log)
         wait_for(f"the kubelet answers (log: {self.folder}/kubelet.log)", self._answers, 120)
@@ -223,6 +230,11 @@ class Node:
         assert status == 200, (status, text)
         return text
 
+    def end(self, name, container):
+        """SIGTERM to the container's first process."""
+        # The command may be gone with its container before it has ended by itself: whatever the answer is.
+        self.kubelet.request("POST", f"/run/default/{name}-{NAME}/{container}?cmd=kill%20-TERM%201", b"")
+
     def logs(self, name, container, **query):
         return self.kubelet.get(f"/containerLogs/default/{name}-{NAME}/{container}?{urllib.parse.urlencode(query)}")
 
@@ -236,7 +248,7 @@ class Node:
             for manifest in os.listdir(self.kubelet.manifests):
                 os.unlink(f"{self.kubelet.manifests}/{manifest}")
             if self.kubelet.process.poll() is None:
-                wait_for("the kubelet ends its pods", lambda: not self._live(), 120)
+                wait_for("the kubelet ends its pods and removes what it made for them", self._clean, 120)
         finally:
             self.kubelet.stop()
             self.daemon.destroy()
@@ -245,9 +257,13 @@ class Node:
             self.namespace.close()
         return [f"mount {m}" for m in left if m not in self.mounts]
 
-    def _live(self):
+    def _clean(self):
         ready = self.daemon.client.api.enum("PodSandboxState")["SANDBOX_READY"]
-        return [p for p in self.daemon.client.ListPodSandbox().items if p.state == ready]
+        return not (any(p.state == ready for p in self.daemon.client.ListPodSandbox().items) or os.listdir(f"{self.kubelet.root}/pods")
+                    or [group for group in self.cgroups() if "/pod" in group])
+
+    def cgroups(self):
+        return [base for base, _, _ in os.walk("/sys/fs/cgroup") if self.daemon.marker in base]
 
     def _remove_kubepods(self):
         """The groups that the kubelet makes for all pods; what is below stays to be seen as a leak."""
