@@ -537,6 +537,23 @@ def test_statistics(node, pods):
     assert image_fs["usedBytes"] > 0 and image_fs["capacityBytes"] > 0
 
 
+def test_memory_of_no_container(node, pods):
+    """What an ended container has left in an emptyDir in memory is the pod's."""
+    pods("kept", [{"name": "c", "command": IDLE, "volumeMounts": [{"name": "m", "mountPath": "/m"}]}],
+         volumes=[{"name": "m", "emptyDir": {"medium": "Memory"}}])
+    node.wait_ready("kept")
+    node.run("kept", "c", "dd", "if=/dev/zero", "of=/m/f", "bs=1M", "count=8")
+    node.end("kept", "c")
+    node.wait_status("kept", "restarted", lambda c: c["c"]["restartCount"] == 1 and "running" in c["c"]["state"])
+
+    def usage():
+        [pod] = [p for p in node.kubelet.get_json("/stats/summary")["pods"] if p["podRef"]["name"] == "kept-node"]
+        return (pod.get("memory", {}).get("usageBytes", 0),
+                sum(c.get("memory", {}).get("usageBytes", 0) for c in pod.get("containers") or []))
+
+    wait_for("the pod has it, no container has", lambda: usage()[0] >= 8 << 20 > usage()[1] > 0, 60)
+
+
 def test_metrics(node, pods):
     pods("metrics", [{"name": "c", "command": IDLE}])
     node.wait_ready("metrics")
