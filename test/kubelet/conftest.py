@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import contextlib
 import os
 import sys
 import tempfile
@@ -15,6 +16,9 @@ from harness.leaks import Leaks  # noqa: E402
 
 @pytest.fixture(scope="session")
 def kubelet_program():
+    missing = nodes.missing_controllers()
+    if missing:
+        pytest.skip(f"a kubelet needs the controllers {missing} in /sys/fs/cgroup/cgroup.subtree_control")
     try:
         return nodes.build()
     except Unavailable as reason:
@@ -24,8 +28,6 @@ def kubelet_program():
 @pytest.fixture(scope="session")
 def make_node(kubelet_program, registry):
     """make_node(features) is a context of a node; at its end nothing may be left."""
-    import contextlib
-
     @contextlib.contextmanager
     def make(features=None, **config):
         path = tempfile.mkdtemp(prefix="caisson-kubelet-")

@@ -126,7 +126,11 @@ class Kubelet:
     def stop(self):
         if self.process and self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(30)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(10)
         if self.log:
             self.log.close()
 
@@ -147,6 +151,14 @@ class Kubelet:
 
     def get_json(self, path):
         return json.loads(self.get(path))
+
+
+def missing_controllers():
+    """Of those that a kubelet asks for, what the root of a v2 hierarchy does not hand down."""
+    if not os.path.exists("/sys/fs/cgroup/cgroup.controllers"):
+        return []
+    with open("/sys/fs/cgroup/cgroup.subtree_control") as f:
+        return sorted({"cpu", "cpuset", "memory", "pids"} - set(f.read().split()))
 
 
 def documented():
@@ -171,7 +183,11 @@ class Node:
         self.mounts = sorted(self.namespace.mounts())
         self.daemon = Daemon(folder, prefix=self.namespace.enter)
         self.kubelet = Kubelet(program, folder, self.daemon, self.namespace, features, **config)
-        self.kubelet.start()
+        try:
+            self.kubelet.start()
+        except BaseException:
+            self.close()
+            raise
 
     def put(self, name, containers, **spec):
         """Writes a static pod; `containers`: each a dict of the pod API. Returns the name that the kubelet gives it."""
@@ -254,7 +270,7 @@ class Node:
         try:
             for manifest in os.listdir(self.kubelet.manifests):
                 os.unlink(f"{self.kubelet.manifests}/{manifest}")
-            if self.kubelet.process.poll() is None:
+            if self.kubelet.process and self.kubelet.process.poll() is None:
                 wait_for("the kubelet ends its pods and removes what it made for them", self._clean, 120)
         finally:
             self.kubelet.stop()
