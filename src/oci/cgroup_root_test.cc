@@ -98,36 +98,6 @@ int Reap(pid_t pid) {
   return status;
 }
 
-TEST_F(CgroupTest, TheGroupAboveHasTheFiguresOfAll) {
-  CgroupOptions other = Options();
-  other.path = "/" + parent_ + "/other";
-  auto group = Cgroup::Create(Options()), second = Cgroup::Create(other);
-  ASSERT_TRUE(group && second);
-  pid_t pids[2];
-  for (int i = 0; i < 2; ++i) {
-    pids[i] = fork();
-    if (pids[i] == 0) {
-      pause();
-      _exit(0);
-    }
-    ASSERT_TRUE((i == 0 ? *group : *second)->Attach(pids[i]));
-  }
-  EXPECT_EQ((*group)->Stats(StatsPart::kUsage)->pids.current, 1u);
-  auto above = (*group)->StatsAbove(parent_, StatsPart::kUsage);
-  ASSERT_TRUE(above) << above.error().message;
-  EXPECT_EQ(above->pids.current, 2u);
-  for (pid_t pid : pids) {
-    kill(pid, SIGKILL);
-    Reap(pid);
-  }
-  // What an ended group has used stays.
-  uint64_t used = (*second)->Stats(StatsPart::kUsage)->cpu.usage_nanos;
-  ASSERT_TRUE((*second)->Delete(Deadline::After(5000)));
-  EXPECT_GE((*group)->StatsAbove(parent_, StatsPart::kUsage)->cpu.usage_nanos, used);
-  EXPECT_EQ((*group)->StatsAbove("ctr", StatsPart::kUsage).error().code, Code::kNotFound);
-  EXPECT_TRUE((*group)->Delete(Deadline::After(5000)));
-}
-
 TEST_F(CgroupTest, LimitsAreWhatTheKernelHolds) {
   Resources r;
   r.memory.emplace();
