@@ -25,7 +25,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr size_t kMaxFaults = 8;  // files that an error names
+constexpr size_t kMaxFaults = 8;         // files that an error names
+constexpr size_t kMaxDescribed = 1000;   // devices
 
 struct File {
   std::string path;
@@ -88,18 +89,21 @@ void AddDevices(const std::shared_ptr<const File>& file, size_t folder, Known* k
 }
 
 // Files that are broken take nothing from the others; they are named when a device is missing.
+Result<> LoadFolder(const std::string& path, size_t folder, Known* known) {
+  for (const std::string& file : TRY(FilesIn(path))) {
+    auto spec = LoadSpec(file);
+    if (!spec) {
+      if (known->faults.size() < kMaxFaults) known->faults.push_back(fmt::format("'{}': {}", file, spec.error().message));
+      continue;
+    }
+    AddDevices(std::make_shared<const File>(File{file, std::move(*spec)}), folder, known);
+  }
+  return {};
+}
+
 Result<Known> LoadAll(const std::vector<std::string>& dirs) {
   Known known;
-  for (size_t folder = 0; folder < dirs.size(); ++folder) {
-    for (const std::string& path : TRY(FilesIn(dirs[folder]))) {
-      auto spec = LoadSpec(path);
-      if (!spec) {
-        if (known.faults.size() < kMaxFaults) known.faults.push_back(fmt::format("'{}': {}", path, spec.error().message));
-        continue;
-      }
-      AddDevices(std::make_shared<const File>(File{path, std::move(*spec)}), folder, &known);
-    }
-  }
+  for (size_t folder = 0; folder < dirs.size(); ++folder) TRY(LoadFolder(dirs[folder], folder, &known));
   return known;
 }
 
@@ -236,6 +240,24 @@ Result<CdiEdits> FindCdiDevices(const std::vector<std::string>& dirs, const std:
     edits.Append(device->edits);
   }
   return edits;
+}
+
+json DescribeCdi(const std::vector<std::string>& dirs) {
+  Known known;
+  json folders = json::array();
+  for (size_t folder = 0; folder < dirs.size(); ++folder) {
+    auto loaded = LoadFolder(dirs[folder], folder, &known);
+    folders.push_back({{"path", dirs[folder]}, {"devices", json::array()}, {"error", loaded ? json(nullptr) : json(loaded.error().message)}});
+  }
+  size_t left = kMaxDescribed;
+  for (const auto& [name, place] : known.devices) {
+    if (left-- == 0) break;
+    folders[place.folder]["devices"].push_back(name);
+    if (!place.conflict.empty()) {
+      known.faults.push_back(fmt::format("'{}' is in both '{}' and '{}'", name, place.file->path, place.conflict));
+    }
+  }
+  return {{"specDirs", std::move(folders)}, {"faults", std::move(known.faults)}};
 }
 
 Result<> ApplyCdi(const CdiEdits& edits, json* spec) {

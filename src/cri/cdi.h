@@ -22,6 +22,11 @@ namespace caisson::cri {
 // kUnimplemented for what is not supported.
 Result<CdiEdits> FindCdiDevices(const std::vector<std::string>& dirs, const std::vector<std::string>& names);
 
+// What is in `dirs` now, as JSON for people: "specDirs", an array of {"path", "devices", "error"}; "devices" are the names
+// that a container could ask for (of each folder those no later one has), at most 1000; "error" is of a folder that cannot be
+// read, else null. "faults": files that cannot be used. Never fails.
+nlohmann::json DescribeCdi(const std::vector<std::string>& dirs);
+
 // Changes the OCI configuration `spec`, of a container that will run as the user it has in `process`. Looks at the device
 // nodes on the host; kNotFound names one that is not there.
 Result<> ApplyCdi(const CdiEdits& edits, nlohmann::json* spec);

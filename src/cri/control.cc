@@ -75,7 +75,7 @@ class ControlService final : public control::Control::Service {
     context_.background.Start([&context = context_, state, unstarted = std::move(unstarted), name = request->image()] {
       image::PullOptions options;
       options.on_progress = [state](const image::Progress& progress) { state->Tell(progress); };
-      state->End(FetchImage(context, name, std::move(options)));
+      state->End(FetchImage(context, name, std::move(options), "the control service"));
     });
     for (;;) {
       control::PullResponse update;

@@ -3,6 +3,8 @@
 
 #include <google/protobuf/util/json_util.h>
 
+#include <set>
+
 #include <nlohmann/json.hpp>
 
 #include "base/json.h"
@@ -57,7 +59,11 @@ std::string PodInfoJson(const PodRecord& record) {
 }
 
 std::string ContainerInfoJson(const ContainerRecord& record, const std::string& bundle) {
+  // Each was given, or there would be no container.
+  std::set<std::string> devices;
+  for (const auto& device : record.config().cdi_devices()) devices.insert(device.name());
   return DumpJson({{"pid", record.pid()},
+                   {"cdiDevices", std::move(devices)},
                    {"sandboxID", record.pod_id()},
                    {"snapshotKey", record.snapshot_key()},
                    {"bundle", bundle},

@@ -183,3 +183,29 @@ def test_annotations_and_variables_ask_for_nothing(pods):
     annotations = {"cdi.k8s.io/gpu": "vendor.example/class=d"}
     pod = pods.run_pod(host_network=True, annotations=annotations)
     assert pods.out(pod, ["sh", "-c", "echo got $D"], annotations=annotations) == "got\n"
+
+
+def test_verbose_status_tells_of_folders_and_devices(pods):
+    etc, run = pods.daemon.cdi
+    write(pods, "v.json", {"a": {"env": ["A=1"]}, "b": {"env": ["B=1"]}})
+    write(pods, "w.json", {"b": {"env": ["B=2"]}, "c": {"env": ["C=2"]}}, folder=1)
+    write(pods, "x.json", {"c": {"env": ["C=3"]}}, folder=1)
+    with open(f"{etc}/broken.json", "w") as f:
+        f.write("{")
+    told = json.loads(pods.client.Status(verbose=True).info["cdi"])
+    assert told["specDirs"] == [{"path": etc, "devices": ["vendor.example/class=a"], "error": None},
+                                {"path": run, "devices": ["vendor.example/class=b", "vendor.example/class=c"], "error": None}]
+    assert len(told["faults"]) == 2 and "broken.json" in told["faults"][0] and "w.json" in told["faults"][1]
+    assert "cdi" not in pods.client.Status().info
+    shutil.rmtree(etc)
+    os.symlink("etc", etc)  # a loop: not a folder that is merely not there
+    told = json.loads(pods.client.Status(verbose=True).info["cdi"])
+    assert told["specDirs"][0]["error"].startswith(f"read '{etc}'")
+    os.unlink(etc)
+    os.mkdir(etc)
+    pod = pods.run_pod(host_network=True)
+    container = pods.create(pod, ["true"], **asks("vendor.example/class=b", "vendor.example/class=b"))
+    info = json.loads(pods.client.ContainerStatus(container_id=container, verbose=True).info["info"])
+    assert info["cdiDevices"] == ["vendor.example/class=b"]
+    info = json.loads(pods.client.ContainerStatus(container_id=pods.create(pod, ["true"]), verbose=True).info["info"])
+    assert info["cdiDevices"] == []

@@ -2,6 +2,7 @@
 """Images through the CRI, from a real registry: formats, names, sharing, removal, and refusals."""
 import gzip
 import io
+import re
 import tarfile
 import threading
 
@@ -32,6 +33,24 @@ def test_pull_status_list_remove(daemon, registry):
     daemon.client.RemoveImage(image={"image": ref})
     daemon.client.RemoveImage(image={"image": ref})
     assert find(daemon, ref).id == ""
+
+
+def test_the_log_tells_of_each_pull_and_of_no_secret(daemon, registry):
+    image = Image([busybox_layer([entry("audited", data=b"1")])])
+    ref = registry.push(image, "audited/pull", "v1")
+    auth = {"username": "audit-user", "password": "sesame-open", "registry_token": "sesame-token"}
+    for _ in range(2):  # the second brings nothing, and was asked for all the same
+        pull(daemon, ref, auth=auth)
+    digested = f"{registry.host}/audited/pull@{image.digest}"
+    pull(daemon, digested)
+    log = daemon.log_text()
+    for name, times in ((ref, 2), (digested, 1)):
+        line = rf"pull of image {re.escape(name)} for the CRI: {image.digest}, {find(daemon, ref).size} bytes, \d+ ms"
+        assert len(re.findall(line, log)) == times, log
+    assert "sesame" not in log and "audit-user" not in log
+    with pytest.raises(grpc.RpcError):
+        pull(daemon, f"{registry.host}/audited/absent:1")
+    assert not re.search("pull of image .*audited/absent", daemon.log_text())
 
 
 @pytest.mark.parametrize("compression,docker", [("gzip", True), ("zstd", False), ("none", False)])

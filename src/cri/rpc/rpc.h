@@ -70,7 +70,7 @@ Result<ContainerPtr> RunningContainer(Context& context, const std::string& id);
 
 // The image of a name, or none.
 Result<std::optional<image::Image>> FindImage(Context& context, const std::string& name);
-// Pulls an image, as PullImage and the control service do.
-Result<image::Image> FetchImage(Context& context, const std::string& reference, image::PullOptions options);
+// Pulls an image, as PullImage and the control service do, and writes it into the log; `door` says for whom: "the CRI".
+Result<image::Image> FetchImage(Context& context, const std::string& reference, image::PullOptions options, const char* door);
 
 }  // namespace caisson::cri

@@ -3,6 +3,10 @@
 
 #include <cstdio>
 
+#include <nlohmann/json.hpp>
+
+#include "base/json.h"
+#include "cri/cdi.h"
 #include "cri/rpc/rpc.h"
 
 namespace caisson::cri {
@@ -48,7 +52,10 @@ Result<v1::StatusResponse> Status(Context& context, const v1::StatusRequest& req
   add_handler("");  // CRI: the default handler
   for (const auto& [name, handler] : context.config.handlers) add_handler(name);
   response.mutable_features()->set_supplemental_groups_policy(true);
-  if (request.verbose()) (*response.mutable_info())["config"] = FormatConfig(context.config);
+  if (request.verbose()) {
+    (*response.mutable_info())["config"] = FormatConfig(context.config);
+    (*response.mutable_info())["cdi"] = DumpJson(DescribeCdi(context.config.containers.cdi_spec_dirs));
+  }
   return response;
 }
 
