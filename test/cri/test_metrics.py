@@ -23,11 +23,10 @@ def container_metrics(daemon, pod, container):
 def test_values_fit_descriptors(daemon, pods):
     pod = pods.run_pod()
     container = pods.start(pod, ["sh", "-c", "cat /dev/zero | head -c 30000000 >/f; while :; do :; done"],
-                           # So many shares that the quota is used up however busy the host is.
-                           linux={"resources": {"memory_limit_in_bytes": 64 << 20, "cpu_period": 100000, "cpu_quota": 50000,
-                                                "cpu_shares": 65536}})
+                           # So little that it is used up however busy the host is.
+                           linux={"resources": {"memory_limit_in_bytes": 64 << 20, "cpu_period": 100000, "cpu_quota": 10000}})
     keys = {d.name: list(d.label_keys) for d in daemon.client.ListMetricDescriptors().descriptors}
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while True:
         of_pod, of_container = container_metrics(daemon, pod, container)
         [(labels, used)] = values(of_container, "container_cpu_usage_seconds_total")
@@ -40,7 +39,7 @@ def test_values_fit_descriptors(daemon, pods):
     name = pods.status(container).metadata.name
     assert labels == [name, pod[1]["metadata"]["name"], "default", container, pods.image]
     limit = values(of_container, "container_spec_memory_limit_bytes")
-    assert limit[0][1] == 64 << 20 and values(of_container, "container_spec_cpu_quota")[0][1] == 50000
+    assert limit[0][1] == 64 << 20 and values(of_container, "container_spec_cpu_quota")[0][1] == 10000
     assert values(of_container, "container_processes")[0][1] >= 1
     assert values(of_container, "container_memory_working_set_bytes")[0][1] > 0
     assert {labels[5] for labels, _ in values(of_container, "container_memory_failures_total")} == {"pgfault", "pgmajfault"}
