@@ -169,7 +169,7 @@ def check_ctest(arguments):
         return  # binaries without a build around them
     labels = {label for test in tests for p in test["properties"] if p["name"] == "LABELS" for label in p["value"]}
     if "-L" in arguments:
-        only_in_release = {"vm", "lint", "conformance", "packaging"}
+        only_in_release = {"vm", "lint", "conformance", "kubelet", "packaging"}
         assert arguments[arguments.index("-L") + 1] in labels | only_in_release
     if "-R" in arguments:
         assert any(re.search(arguments[arguments.index("-R") + 1], test["name"]) for test in tests)
