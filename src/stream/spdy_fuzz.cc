@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <set>
+#include <string>
+#include <string_view>
 
 #include "base/limits.h"
 #include "stream/spdy_session.h"
@@ -14,9 +16,10 @@ using caisson::stream::SpdyHeaders;
 
 class CountingLink : public caisson::stream::Link {
  public:
-  void Send(std::string data) override {
+  void Send(std::string data) override { Send(data, ""); }
+  void Send(std::string_view head, std::string_view body) override {
     if (finished_) __builtin_trap();
-    if (data.size() < 8) __builtin_trap();
+    if (head.size() + body.size() < 8) __builtin_trap();
   }
   void SendText(std::string) override { __builtin_trap(); }
   bool Congested() const override { return false; }
