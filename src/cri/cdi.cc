@@ -40,6 +40,10 @@ struct Place {
   std::string conflict;  // another file of the same folder that has it; empty: none
 };
 
+std::string Ambiguity(const std::string& name, const Place& place) {
+  return fmt::format("'{}' is in both '{}' and '{}'", name, place.file->path, place.conflict);
+}
+
 struct Known {
   std::map<std::string, Place> devices;  // "vendor/class=name"
   std::vector<std::string> faults;
@@ -227,9 +231,7 @@ Result<CdiEdits> FindCdiDevices(const std::vector<std::string>& dirs, const std:
     auto found = known.devices.find(name);
     if (found == known.devices.end()) return Unknown(name, dirs, known);
     const Place& place = found->second;
-    if (!place.conflict.empty()) {
-      return MakeError(Code::kFailedPrecondition, "CDI device '{}' is in both '{}' and '{}'", name, place.file->path, place.conflict);
-    }
+    if (!place.conflict.empty()) return MakeError(Code::kFailedPrecondition, "CDI device {}", Ambiguity(name, place));
     const CdiSpec& spec = place.file->spec;
     const CdiDevice* device = spec.Find(TRY(ParseCdiName(name)).device);
     if (applied.insert(place.file.get()).second) {
@@ -253,9 +255,7 @@ json DescribeCdi(const std::vector<std::string>& dirs) {
   for (const auto& [name, place] : known.devices) {
     if (left-- == 0) break;
     folders[place.folder]["devices"].push_back(name);
-    if (!place.conflict.empty()) {
-      known.faults.push_back(fmt::format("'{}' is in both '{}' and '{}'", name, place.file->path, place.conflict));
-    }
+    if (!place.conflict.empty()) known.faults.push_back(Ambiguity(name, place));
   }
   return {{"specDirs", std::move(folders)}, {"faults", std::move(known.faults)}};
 }

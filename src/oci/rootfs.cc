@@ -336,10 +336,9 @@ Result<PreparedTrees> PrepareTrees(const Plan& plan, const MappingNamespaces& ma
   prepared.binds = TRY(OpenSources(plan, mappings));
   for (size_t i = 0; i < plan.mounts.size(); ++i) {
     const MountPlan& mount = plan.mounts[i];
-    if (mount.kind != MountKind::kBind) continue;
+    if (mount.kind != MountKind::kBind || prepared.binds[i]) continue;
     auto tree = OpenBind(mount, mappings);
-    if (!tree)
-      return std::move(tree.error()).Within(fmt::format("mount '{}' on '{}'", mount.source, mount.destination));
+    if (!tree) return OnMount(mount, std::move(tree.error()));
     prepared.binds[i] = std::move(*tree);
   }
   if (!plan.root_mounts.empty()) TRY(MountRoot(plan, mappings));

@@ -8,6 +8,8 @@
 #include <boost/asio/post.hpp>
 #include <cerrno>
 
+#include "sys/pipe.h"
+
 namespace caisson::stream {
 namespace {
 
@@ -17,8 +19,6 @@ using boost::system::error_code;
 constexpr size_t kFdReadBytes = 64 << 10;  // twice as many cost more than they save: they do not stay in the cache
 constexpr int kReadsInARow = 4;           // then the other clients' turn
 constexpr size_t kPieceBytes = 64 << 10;
-constexpr size_t kDefaultPipeBytes = 64 << 10;
-constexpr size_t kPipeBytes = 256 << 10;  // of a busy pipe
 
 Result<> Adopt(UniqueFd fd, asio::posix::stream_descriptor* descriptor) {
   int flags = fcntl(fd.get(), F_GETFL);
@@ -29,9 +29,6 @@ Result<> Adopt(UniqueFd fd, asio::posix::stream_descriptor* descriptor) {
   fd.Release();
   return {};
 }
-
-// Fewer and longer turns. Refused for what is no pipe, and above the user's limit (pipe(7)): then not.
-void Enlarge(int fd) { fcntl(fd, F_SETPIPE_SZ, static_cast<int>(kPipeBytes)); }
 
 // epoll(7) refuses regular files; they are always ready.
 bool MeansReady(const error_code& error) { return !error || error == asio::error::operation_not_supported; }
@@ -68,7 +65,7 @@ void FdReader::Read() {
     if (got < 0 && errno == EAGAIN) break;
     // A terminal's master reads EIO when its last user is gone (pty(7)).
     if (got <= 0) return End();
-    if (static_cast<size_t>(got) >= kDefaultPipeBytes && !std::exchange(enlarged_, true)) Enlarge(fd_.native_handle());
+    if (static_cast<size_t>(got) >= sys::kDefaultPipeBytes && !std::exchange(enlarged_, true)) sys::EnlargePipe(fd_.native_handle());
     on_data_(std::string_view(buffer.get(), static_cast<size_t>(got)));
   }
   Wait();
@@ -120,7 +117,7 @@ void FdWriter::Write(std::string_view data) {
   if (queued() == 0 && !WriteSome(&data)) return Close();
   if (data.empty()) return;
   if (!std::exchange(enlarged_, true)) {
-    Enlarge(fd_.native_handle());
+    sys::EnlargePipe(fd_.native_handle());
     if (!WriteSome(&data)) return Close();
     if (data.empty()) return;
   }

@@ -8,11 +8,9 @@
 #include <cerrno>
 #include <utility>
 
-namespace caisson::task {
-namespace {
-constexpr size_t kDefaultPipeBytes = 64 << 10;
-}
+#include "sys/pipe.h"
 
+namespace caisson::task {
 Output::Output(sys::EventLoop* loop, Scratch* scratch, UniqueFd fd, Sink sink, std::function<void()> on_end)
     : loop_(loop), scratch_(scratch), fd_(std::move(fd)), sink_(std::move(sink)), on_end_(std::move(on_end)) {
   fcntl(fd_.get(), F_SETFL, fcntl(fd_.get(), F_GETFL) | O_NONBLOCK);
@@ -56,11 +54,7 @@ size_t Output::ReadOnce() {
     auto bytes = static_cast<size_t>(got);
     scratch_->Used(bytes);
     sink_({scratch_->in(), bytes});
-    if (bytes >= kDefaultPipeBytes && !enlarged_) {
-      // A busy one: fewer and longer reads from now on. Refused above the user's limit (pipe(7)): then not.
-      enlarged_ = true;
-      fcntl(fd_.get(), F_SETPIPE_SZ, static_cast<int>(Scratch::kBytes));
-    }
+    if (bytes >= sys::kDefaultPipeBytes && !std::exchange(enlarged_, true)) sys::EnlargePipe(fd_.get());
     return bytes;
   }
   if (got < 0 && errno == EAGAIN) return 0;

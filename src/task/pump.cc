@@ -10,10 +10,11 @@
 #include <cerrno>
 #include <utility>
 
+#include "sys/pipe.h"
+
 namespace caisson::task {
 namespace {
 constexpr size_t kChunkBytes = 64 << 10;
-constexpr size_t kSpliceBytes = 256 << 10;
 constexpr int kTurnRounds = 4;  // then others get their turn
 constexpr int kDrainRounds = 64;
 
@@ -73,15 +74,14 @@ void Pump::Copy(int rounds) {
 }
 
 Pump::Step Pump::Splice() {
-  ssize_t moved = splice(from_.get(), nullptr, to_.get(), nullptr, kSpliceBytes, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+  ssize_t moved = splice(from_.get(), nullptr, to_.get(), nullptr, sys::kBusyPipeBytes, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
   if (moved > 0 || (moved < 0 && errno == EINTR)) return Step::kCopied;
   if (moved < 0 && errno == EAGAIN) {
     // Either of the two. If that has changed meanwhile, waiting for it ends at once.
     pollfd sink = {to_.get(), POLLOUT, 0};
     if (poll(&sink, 1, 0) == 1 && (sink.revents & POLLOUT)) return Step::kSourceEmpty;
     if (std::exchange(enlarged_, true)) return Step::kSinkFull;
-    // A busy one: fewer and longer turns from now on. Refused above the user's limit (pipe(7)): then not.
-    fcntl(to_.get(), F_SETPIPE_SZ, static_cast<int>(kSpliceBytes));
+    sys::EnlargePipe(to_.get());
     return Step::kCopied;
   }
   End();
