@@ -99,6 +99,5 @@ def daemon(registry):
 @pytest.fixture
 def pods(daemon):
     """Pods of one test on the module's daemon; removed when the test ends."""
-    pods = Pods(daemon)
-    yield pods
-    pods.remove_all()
+    with Pods(daemon) as pods:
+        yield pods

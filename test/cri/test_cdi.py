@@ -38,9 +38,8 @@ def pods(cdi):
     for path in cdi.cdi:
         shutil.rmtree(path, ignore_errors=True)
         os.makedirs(path)
-    pods = Pods(cdi)
-    yield pods
-    pods.remove_all()
+    with Pods(cdi) as pods:
+        yield pods
 
 
 def write(pods, name, devices, kind="vendor.example/class", version="1.0.0", folder=0, **members):

@@ -332,9 +332,8 @@ def owners(registry, daemon):
 
 @pytest.fixture
 def user_pods(daemon):
-    pods = UserPods(daemon)
-    yield pods
-    pods.remove_all()
+    with UserPods(daemon) as pods:
+        yield pods
 
 
 OWNERS = "0:0 root\n1000:1000 web\n65534:65534 nobody\n"

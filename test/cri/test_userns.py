@@ -43,9 +43,8 @@ def merged(base, more):
 
 @pytest.fixture
 def pods(daemon):
-    pods = UserPods(daemon)
-    yield pods
-    pods.remove_all()
+    with UserPods(daemon) as pods:
+        yield pods
 
 
 def security(**fields):

@@ -13,6 +13,12 @@ class Pods:
         self.image = image or getattr(daemon, "image", None)
         self.made = []
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.remove_all()
+
     def pod_config(self, name=None, host_network=False, **extra):
         name = name or f"pod-{uuid.uuid4().hex[:8]}"
         logs = f"{self.daemon.folder}/logs/{name}"
