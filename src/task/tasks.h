@@ -43,7 +43,7 @@ struct Task {
 struct TasksOptions {
   std::string seccomp_cache_dir;
   bool systemd_cgroup = false;
-  std::string pod_cgroup;  // what the containers' groups are in, if it is the pod's own: a path below each hierarchy
+  std::string pod_cgroup;  // what the containers' groups are in: a path below each hierarchy; empty: nothing of the pod's
   int shm_fd = -1;
   // Called with the spec's cgroupsPath before a container is made, so that someone can clean up if we are killed.
   std::function<Result<>(const std::string& cgroups_path, bool systemd)> on_cgroup;
