@@ -45,6 +45,7 @@ void ReadStats(std::string_view bytes, Link* link) {
 Link ReadLink(const ifinfomsg& info, std::string_view attributes) {
   Link link;
   link.index = info.ifi_index;
+  link.type = info.ifi_type;
   link.flags = info.ifi_flags;
   ForEachAttribute(attributes, [&](uint16_t type, std::string_view value) {
     uint32_t number = 0;

@@ -50,6 +50,7 @@ void ForEachAttribute(std::string_view attributes, const std::function<void(uint
 struct Link {
   int index = 0;
   std::string name;
+  uint16_t type = 0;   // ARPHRD_ETHER, …
   unsigned flags = 0;  // IFF_UP, …
   int mtu = 0;
   std::string mac;  // raw bytes
