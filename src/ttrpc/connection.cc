@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <utility>
 
@@ -12,6 +14,9 @@ namespace caisson::ttrpc {
 Result<> Connection::Start(std::function<void(Frame)> on_frame, std::function<void(Error)> on_end) {
   int flags = fcntl(socket_.get(), F_GETFL);
   if (flags < 0 || fcntl(socket_.get(), F_SETFL, flags | O_NONBLOCK) != 0) return ErrnoError("make a ttRPC socket non-blocking");
+  struct stat info {};
+  if (fstat(socket_.get(), &info) != 0) return ErrnoError("look at a ttRPC connection");
+  is_socket_ = S_ISSOCK(info.st_mode);
   on_frame_ = std::move(on_frame);
   on_end_ = std::move(on_end);
   return loop_->Watch(socket_.get(), EPOLLIN, [weak = weak_from_this()](uint32_t events) {
@@ -51,7 +56,7 @@ void Connection::OnEvents(uint32_t events) {
 void Connection::ReadSome() {
   char buffer[16 << 10];
   for (;;) {
-    ssize_t got = recv(socket_.get(), buffer, sizeof buffer, MSG_DONTWAIT);
+    ssize_t got = Receive(buffer, sizeof buffer);
     if (got < 0 && errno == EINTR) continue;
     if (got < 0 && errno == EAGAIN) return;
     if (got < 0) return End(ErrnoError("read from the ttRPC connection"));
@@ -71,7 +76,7 @@ void Connection::ReadSome() {
 void Connection::Flush() {
   while (!queue_.empty()) {
     const std::string& first = queue_.front();
-    ssize_t sent = send(socket_.get(), first.data() + sent_of_first_, first.size() - sent_of_first_, MSG_DONTWAIT | MSG_NOSIGNAL);
+    ssize_t sent = Transmit(first.data() + sent_of_first_, first.size() - sent_of_first_);
     if (sent < 0 && errno == EINTR) continue;
     if (sent < 0 && errno == EAGAIN) break;
     if (sent < 0) {
@@ -92,6 +97,14 @@ void Connection::Flush() {
     watching_writes_ = want;
     if (!loop_->Modify(socket_.get(), EPOLLIN | (want ? EPOLLOUT : 0u))) watching_writes_ = !want;
   }
+}
+
+ssize_t Connection::Receive(char* to, size_t size) {
+  return is_socket_ ? recv(socket_.get(), to, size, MSG_DONTWAIT) : read(socket_.get(), to, size);
+}
+
+ssize_t Connection::Transmit(const char* from, size_t size) {
+  return is_socket_ ? send(socket_.get(), from, size, MSG_DONTWAIT | MSG_NOSIGNAL) : write(socket_.get(), from, size);
 }
 
 void Connection::End(Error why) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Connection: frames over one non-blocking stream socket on an event loop. What cannot be written at once is queued, to
+// Connection: frames over one stream on an event loop: a socket, or a non-blocking character device (the port of a
+// virtio console). What cannot be written at once is queued, to
 // a bound; a peer that does not read loses the connection. One thread, the loop's.
 #pragma once
 
@@ -36,9 +37,12 @@ class Connection : public std::enable_shared_from_this<Connection> {
   void ReadSome();
   void Flush();
   void End(Error why);
+  ssize_t Receive(char* to, size_t size);
+  ssize_t Transmit(const char* from, size_t size);
 
   sys::EventLoop* loop_;
   UniqueFd socket_;
+  bool is_socket_ = true;
   FrameReader reader_;
   std::deque<std::string> queue_;
   size_t queued_bytes_ = 0, sent_of_first_ = 0;

@@ -32,12 +32,13 @@ class ServerImpl : public Server {
     return loop_->Watch(listener_.get(), EPOLLIN, [this](uint32_t) { Accept(); });
   }
 
-  Result<> Serve(UniqueFd socket) override {
+  Result<> Serve(UniqueFd socket, std::function<void()> on_end) override {
     auto connection = std::make_shared<Connection>(loop_, std::move(socket));
     auto peer = std::make_shared<Peer>();
     auto* key = connection.get();
     TRY(connection->Start([this, key](Frame frame) { OnFrame(key, std::move(frame)); }, [this, key](const Error&) { Drop(key); }));
     peer->connection = connection;
+    peer->on_end = std::move(on_end);
     peers_[key] = std::move(peer);
     return {};
   }
@@ -47,6 +48,7 @@ class ServerImpl : public Server {
     std::shared_ptr<Connection> connection;
     uint32_t last_stream = 0;
     std::set<uint32_t> pending;
+    std::function<void()> on_end;
   };
 
   static std::string Name(std::string_view service, std::string_view method) {
@@ -58,7 +60,7 @@ class ServerImpl : public Server {
       UniqueFd socket(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
       if (!socket) return;  // EAGAIN, or a peer that has gone already
       if (peers_.size() >= kMaxConnections) continue;
-      (void)Serve(std::move(socket));  // fails only if epoll does; the peer sees its connection end
+      (void)Serve(std::move(socket), nullptr);  // fails only if epoll does; the peer sees its connection end
     }
   }
 
@@ -66,7 +68,9 @@ class ServerImpl : public Server {
     auto found = peers_.find(key);
     if (found == peers_.end()) return;
     // The connection may be on the stack: let go of it when it is not.
-    loop_->Post([peer = std::move(found->second)] {});
+    loop_->Post([peer = std::move(found->second)] {
+      if (peer->on_end) peer->on_end();
+    });
     peers_.erase(found);
   }
 

@@ -36,8 +36,9 @@ class Server {
   virtual void Handle(std::string_view service, std::string_view method, Handler handler) = 0;
   // Accepts on `listener` (a listening, non-blocking SOCK_STREAM socket) from now on; takes it over.
   virtual Result<> Listen(UniqueFd listener) = 0;
-  // Serves one connected socket; takes it over. For a guest channel that is one stream.
-  virtual Result<> Serve(UniqueFd connection) = 0;
+  // Serves one connected socket, or a guest's channel that is one stream; takes it over. `on_end` runs once, on the loop,
+  // when the connection has ended and its descriptor is closed.
+  virtual Result<> Serve(UniqueFd connection, std::function<void()> on_end = nullptr) = 0;
 
   // The typed form: parses Request, passes Response's bytes on. A payload that does not parse is kInvalidArgument.
   template <class Request, class Response>

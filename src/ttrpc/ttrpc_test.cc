@@ -10,6 +10,7 @@
 #include "ttrpc/client.h"
 #include "ttrpc/frame.h"
 #include "ttrpc/server.h"
+#include "ttrpc/ttrpc.pb.h"
 
 namespace caisson::ttrpc {
 namespace {
@@ -139,6 +140,39 @@ INSTANTIATE_TEST_SUITE_P(Frames, HostilePeer,
                          testing::Values(std::string("\xff\xff\xff\xff\0\0\0\1\1\0", 10), Raw(2, FrameType::kRequest),
                                          Raw(0, FrameType::kRequest), Raw(1, FrameType::kResponse), Raw(1, FrameType::kData),
                                          std::string("\0\0\0\0\0\0\0\1\x09\0", 10)));
+
+// A server that is hostile, as an agent in a guest may be: each call is answered once, or fails, whatever it sends.
+TEST_F(ServerTest, AHostileServersAnswers) {
+  ::ttrpc::Response response;
+  response.set_payload("first");
+  auto answer = [&](uint32_t stream) { return EncodeFrame({stream, FrameType::kResponse, 0, response.SerializeAsString()}).value(); };
+  std::string one = answer(1), other = answer(77), even = answer(2);
+  response.set_payload("second");
+  std::string again = answer(1);
+  // Sent once the request has come.
+  auto answered = [&](const std::string& bytes) {
+    int ends[2];
+    EXPECT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    auto client = Client::Create(client_loop_.get(), UniqueFd(ends[0])).value();
+    std::thread server([fd = UniqueFd(ends[1]), &bytes] {
+      unsigned char header[kFrameHeaderBytes];
+      EXPECT_EQ(recv(fd.get(), header, sizeof header, MSG_WAITALL), static_cast<ssize_t>(sizeof header));
+      std::string request(header[3], '\0');  // a short one
+      EXPECT_EQ(recv(fd.get(), request.data(), request.size(), MSG_WAITALL), static_cast<ssize_t>(request.size()));
+      EXPECT_EQ(write(fd.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+    });
+    auto result = client->CallSync("s", "M", "", 10'000);
+    server.join();
+    return result;
+  };
+  EXPECT_EQ(answered(one + again).value(), "first");
+  EXPECT_EQ(answered(other + even + one).value(), "first") << "answers to what nobody asked";
+  EXPECT_FALSE(answered(other));
+  for (const std::string& bad : {std::string("\xff\xff\xff\xff\0\0\0\1\2\0", 10), Raw(1, FrameType::kRequest), Raw(1, FrameType::kData),
+                                 EncodeFrame({1, FrameType::kResponse, 0, "\xff\xff\xff"}).value()}) {
+    EXPECT_FALSE(answered(bad + one)) << "after a breach nothing counts";
+  }
+}
 
 TEST_F(ServerTest, HalfAFrameThenHangUp) {
   {
