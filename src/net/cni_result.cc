@@ -18,32 +18,13 @@ namespace {
 constexpr size_t kErrorTextBytes = 1024;
 constexpr size_t kNameBytes = 256;
 
-// "10.1.2.3/24" or "fd00::1/64".
-struct Address {
-  std::string ip;
-  bool v6 = false;
-};
-Result<Address> ParseAddress(const Json& entry, size_t i) {
+Result<AddressPrefix> ParseAddress(const Json& entry, size_t i) {
   auto at = entry.find("address");
   if (at == entry.end() || !at->is_string()) return Bad("ips[{}].address: not a string", i);
   const auto& text = at->get_ref<const std::string&>();
-  size_t slash = text.find('/');
-  auto bad = [&] {
-    return Bad("ips[{}].address: '{}' is not an address with a prefix length", i, Printable(text, 64));
-  };
-  // A zero byte would end the text early for inet_pton.
-  if (slash == text.npos || slash > INET6_ADDRSTRLEN || text.find('\0') != text.npos) return bad();
-  Address address;
-  address.v6 = text.find(':') != text.npos;
-  auto prefix = ParseUint64(std::string_view(text).substr(slash + 1));
-  if (!prefix || *prefix > (address.v6 ? 128u : 32u)) return bad();
-  unsigned char bytes[sizeof(in6_addr)];
-  int family = address.v6 ? AF_INET6 : AF_INET;
-  if (inet_pton(family, text.substr(0, slash).c_str(), bytes) != 1) return bad();
-  char canonical[INET6_ADDRSTRLEN];
-  inet_ntop(family, bytes, canonical, sizeof canonical);
-  address.ip = canonical;
-  return address;
+  auto address = ParseAddressPrefix(text);
+  if (!address) return Bad("ips[{}].address: '{}' is not an address with a prefix length", i, Printable(text, 64));
+  return std::move(*address);
 }
 
 bool IsMac(std::string_view text) {
@@ -100,7 +81,7 @@ Result<> ReadIps(Json* result, const std::vector<Interface>& interfaces, std::st
   for (size_t i = 0; i < at->size(); ++i) {
     Json& entry = (*at)[i];
     if (!entry.is_object()) return Bad("ips[{}]: not an object", i);
-    Address address = TRY(ParseAddress(entry, i));
+    AddressPrefix address = TRY(ParseAddress(entry, i));
     ConvertAddress(&entry, address.v6, version);
     auto index = entry.find("interface");
     if (index != entry.end() && !index->is_null()) {
@@ -116,6 +97,23 @@ Result<> ReadIps(Json* result, const std::vector<Interface>& interfaces, std::st
 }
 
 }  // namespace
+
+std::optional<AddressPrefix> ParseAddressPrefix(const std::string& text) {
+  size_t slash = text.find('/');
+  // A zero byte would end the text early for inet_pton.
+  if (slash == text.npos || slash > INET6_ADDRSTRLEN || text.find('\0') != text.npos) return std::nullopt;
+  AddressPrefix address;
+  address.v6 = text.find(':') != text.npos;
+  auto prefix = ParseUint64(std::string_view(text).substr(slash + 1));
+  if (!prefix || *prefix > (address.v6 ? 128u : 32u)) return std::nullopt;
+  unsigned char bytes[sizeof(in6_addr)];
+  int family = address.v6 ? AF_INET6 : AF_INET;
+  if (inet_pton(family, text.substr(0, slash).c_str(), bytes) != 1) return std::nullopt;
+  char canonical[INET6_ADDRSTRLEN];
+  inet_ntop(family, bytes, canonical, sizeof canonical);
+  address.ip = canonical;
+  return address;
+}
 
 Result<CniResult> ParseCniResult(std::string_view text, std::string_view version, std::string_view if_name) {
   Json result = TRY(ParseJson(text, limits::kCniOutputBytes));

@@ -4,6 +4,7 @@
 // foreign program: its output is bounded and every field that Caisson uses is checked. Pure; any thread.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,6 +28,13 @@ struct CniError {
   std::string message;  // msg and details on one line, bounded, without control characters
 };
 bool ParseCniError(std::string_view text, CniError* error);
+
+// "10.1.2.3/24" or "fd00::1/64", of a stranger.
+struct AddressPrefix {
+  std::string ip;  // canonical, without the prefix length
+  bool v6 = false;
+};
+std::optional<AddressPrefix> ParseAddressPrefix(const std::string& text);
 
 // Text of a stranger for an error message: at most `limit` bytes of it, control characters as spaces.
 std::string Printable(std::string_view text, size_t limit);

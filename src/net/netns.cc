@@ -19,6 +19,7 @@
 #include "base/limits.h"
 #include "base/scope_exit.h"
 #include "base/unique_fd.h"
+#include "net/tap.h"
 #include "sys/netlink.h"
 
 namespace caisson::net {
@@ -91,7 +92,7 @@ Result<std::vector<InterfaceStats>> ReadOne(const std::string& path) {
   std::vector<sys::Link> links = TRY(socket.Links(limits::kNetnsInterfaces));
   std::vector<InterfaceStats> all;
   for (sys::Link& link : links) {
-    if (link.flags & IFF_LOOPBACK) continue;
+    if ((link.flags & IFF_LOOPBACK) != 0 || link.name.starts_with(kTapPrefix)) continue;
     all.push_back({std::move(link.name), link.rx_bytes, link.rx_errors, link.tx_bytes, link.tx_errors, link.rx_packets,
                    link.rx_dropped, link.tx_packets, link.tx_dropped});
   }

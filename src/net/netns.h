@@ -28,7 +28,7 @@ struct InterfaceStats {
   uint64_t rx_bytes = 0, rx_errors = 0, tx_bytes = 0, tx_errors = 0;
   uint64_t rx_packets = 0, rx_dropped = 0, tx_packets = 0, tx_dropped = 0;
 };
-// Of every interface but lo, at most limits::kNetnsInterfaces, of each namespace; in the order of `netns_paths`. One helper
+// Of every interface but lo and a VM's tap, at most limits::kNetnsInterfaces, of each namespace; in the order of `netns_paths`. One helper
 // thread goes through them all.
 std::vector<Result<std::vector<InterfaceStats>>> ReadInterfaceStats(const std::vector<std::string>& netns_paths);
 

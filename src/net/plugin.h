@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Runs one CNI plugin: a foreign program with its own process group, no descriptor but its three, and an environment
-// that names only what the caller gave. Blocks its caller until the plugin has ended or its deadline has passed; then
-// the whole group is killed. Thread-safe: posix_spawn(3) shares nothing with other threads of the daemon.
+// Finds and runs one CNI plugin (sys/command.h). Thread-safe.
 #pragma once
 
 #include <string>
@@ -11,15 +9,11 @@
 
 #include "base/clock.h"
 #include "base/result.h"
+#include "sys/command.h"
 
 namespace caisson::net {
 
-struct PluginOutput {
-  int exit_code = 0;
-  int signal = 0;  // that ended it, or 0
-  std::string out;
-  std::string err;  // its beginning
-};
+using PluginOutput = sys::CommandOutput;
 
 // The executable of `type` in the first of `dirs` that has one. Errors: kNotFound naming the folders.
 Result<std::string> FindPlugin(std::string_view type, const std::vector<std::string>& dirs);
