@@ -82,6 +82,7 @@ class Store : public ImageStore {
 
   Result<Snapshot> Prepare(const std::string& key, const std::string& image_id) override { return state_->Prepare(key, image_id); }
   Result<Snapshot> PrepareView(const std::string& key, const std::string& image_id) override { return state_->PrepareView(key, image_id); }
+  Result<std::vector<std::string>> ErofsLayers(const std::string& key) override { return state_->ErofsLayers(key, stop_.get_token()); }
   Result<Snapshot> FindSnapshot(const std::string& key) override { return state_->FindSnapshot(key); }
   Result<> RemoveSnapshot(const std::string& key) override { return state_->RemoveSnapshot(key); }
   Result<Usage> SnapshotUsage(const std::string& key) override {
@@ -173,7 +174,7 @@ class Store : public ImageStore {
 }  // namespace
 
 Result<std::unique_ptr<ImageStore>> ImageStore::Open(Options options) {
-  auto state = TRY(StoreState::Open(options.root, options.pinned_images));
+  auto state = TRY(StoreState::Open(options.root, options.pinned_images, options.mkfs_erofs));
   RegistryOptions registry;
   registry.certs_dir = options.certs_dir;
   registry.docker_config = options.docker_config;

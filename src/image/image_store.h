@@ -76,6 +76,7 @@ struct Options {
   std::string docker_config;              // a docker config.json, or empty
   std::vector<std::string> pinned_images; // references that are never garbage
   int max_parallel_downloads = 3;
+  std::string mkfs_erofs;                 // the program; empty: where distributions put it
   int64_t stall_timeout_millis = 60'000;  // no byte for so long ends a transfer attempt
 };
 
@@ -86,7 +87,7 @@ class ImageStore {
 
   // Pulls `reference` and returns the image. The work goes on for other waiters when one of them gives up.
   virtual Result<Image> Pull(const std::string& reference, PullOptions options) = 0;
-  // Ends the pulls under way, and those to come, with kUnavailable: the daemon ends. What they fetched is kept.
+  // Ends the pulls and conversions under way, and those to come, with kUnavailable (kCancelled): the daemon ends. What they fetched is kept.
   virtual void EndPulls() {}
   // `name`: a reference, an image id, or an unambiguous prefix of one (at least 4 hex digits). kNotFound if absent.
   virtual Result<Image> Find(const std::string& name) = 0;
@@ -102,13 +103,16 @@ class ImageStore {
   // A read-only view named `key` of image `image_id`: at least two folders, as overlay wants without an upper one. Kept
   // until RemoveSnapshot, as a writable layer is.
   virtual Result<Snapshot> PrepareView(const std::string& key, const std::string& image_id) = 0;
+  // The layers of snapshot `key` as EROFS images, topmost first, for a VM: files of mode 0400 that many share and nobody
+  // writes, there for as long as the snapshot. Made on first use, which takes a while. Errors: see image/erofs.h.
+  virtual Result<std::vector<std::string>> ErofsLayers(const std::string& key) = 0;
   virtual Result<Snapshot> FindSnapshot(const std::string& key) = 0;
   // Absent: success.
   virtual Result<> RemoveSnapshot(const std::string& key) = 0;
   virtual Result<Usage> SnapshotUsage(const std::string& key) = 0;
   virtual std::vector<std::string> ListSnapshots() = 0;
 
-  // Bytes and inodes that images (not writable layers) take on disk, and the folder they are in.
+  // Bytes and inodes that images, with their EROFS forms (not writable layers), take on disk, and the folder they are in.
   virtual Result<Usage> FilesystemUsage() = 0;
   virtual std::string FilesystemPath() const = 0;
   // Deletes blobs, layers and partial downloads that nothing refers to. Returns the bytes freed.

@@ -19,6 +19,7 @@
 #include "base/strings.h"
 #include "image/below.h"
 #include "image/digest.h"
+#include "image/erofs.h"
 #include "image/image_config.h"
 #include "image/reference.h"
 #include "image/remove_tree.h"
@@ -30,6 +31,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr char kImages[] = "image", kNames[] = "name", kLayers[] = "layer", kSnapshots[] = "snapshot";
+constexpr char kEmptyFolder[] = "empty";  // in <root>/l, for images without layers
 constexpr size_t kMinPrefix = 4;
 // What a pull left is kept so long for its next attempt.
 constexpr int64_t kLeftoverSeconds = 24 * 3600;
@@ -64,8 +66,9 @@ Result<> MakeDir(const std::string& path, mode_t mode) {
 
 }  // namespace
 
-Result<std::unique_ptr<StoreState>> StoreState::Open(const std::string& root, std::vector<std::string> pinned) {
-  std::unique_ptr<StoreState> state(new StoreState(root, std::move(pinned)));
+Result<std::unique_ptr<StoreState>> StoreState::Open(const std::string& root, std::vector<std::string> pinned,
+                                                     const std::string& mkfs_erofs) {
+  std::unique_ptr<StoreState> state(new StoreState(root, std::move(pinned), mkfs_erofs.empty() ? DefaultMkfsErofs() : mkfs_erofs));
   TRY(state->OpenAll());
   return state;
 }
@@ -83,8 +86,8 @@ Result<> StoreState::OpenAll() {
   lock_ = UniqueFd(open((root_ + "/lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!lock_) return ErrnoError("open '{}/lock'", root_);
   if (flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) return MakeError(Code::kFailedPrecondition, "the image store '{}' is in use by another process", root_);
-  for (const char* name : {"/l", "/s", "/trash"}) TRY(MakeDir(root_ + name, 0700));
-  TRY(MakeDir(root_ + "/l/empty", 0755));
+  for (const char* name : {"/l", "/e", "/s", "/trash"}) TRY(MakeDir(root_ + name, 0700));
+  TRY(MakeDir(LayerPath(kEmptyFolder), 0755));
   TRY(blobs_.Prepare());
   auto boot_id = sys::ReadFile("/proc/sys/kernel/random/boot_id", 64);
   boot_id_ = boot_id ? std::string(Trim(*boot_id)) : "";
@@ -118,7 +121,7 @@ Result<> StoreState::Load() {
 
 // What no record names, and layers of which a power failure may have taken content.
 Result<> StoreState::RemoveStale() {
-  std::set<std::string> folders = {"empty"};
+  std::set<std::string> folders = {kEmptyFolder};
   for (auto it = layers_.begin(); it != layers_.end();) {
     const LayerRecord& layer = it->second;
     bool believed = layer.synced || layer.boot_id == boot_id_;
@@ -140,6 +143,7 @@ Result<> StoreState::RemoveStale() {
   for (const auto& name : NamesIn(root_ + "/l")) {
     if (!folders.contains(name)) ToTrash(LayerPath(name));
   }
+  FindErofs(folders);
   for (const auto& key : NamesIn(root_ + "/s")) {
     if (!snapshots_.contains(key)) ToTrash(SnapshotFolder(key));
   }
@@ -295,6 +299,7 @@ Result<uint64_t> StoreState::CollectLocked(int64_t blob_age, int64_t ingest_age)
     TRY(metadata_->Delete(kLayers, it->first));
     freed += it->second.bytes;
     ToTrash(LayerPath(it->second.folder));
+    freed += DropErofsLocked(it->second.folder);
     it = layers_.erase(it);
   }
   for (const char* algorithm : {"sha256", "sha512"}) {
@@ -384,7 +389,7 @@ std::vector<std::string> StoreState::LowerDirs(const std::vector<std::string>& c
     dirs.push_back(LayerPath(layer->second.folder));
     if (IsOpaque(dirs.back())) break;
   }
-  if (dirs.empty()) dirs.push_back(LayerPath("empty"));
+  if (dirs.empty()) dirs.push_back(LayerPath(kEmptyFolder));
   return dirs;
 }
 
@@ -417,9 +422,9 @@ Result<Snapshot> StoreState::SnapshotOf(const SnapshotRecord& record) {
     snapshot.lower_dirs.push_back(LayerPath(layer->second.folder));
     if (IsOpaque(snapshot.lower_dirs.back())) break;
   }
-  if (snapshot.lower_dirs.empty()) snapshot.lower_dirs.push_back(LayerPath("empty"));
+  if (snapshot.lower_dirs.empty()) snapshot.lower_dirs.push_back(LayerPath(kEmptyFolder));
   if (record.view) {
-    if (snapshot.lower_dirs.size() == 1) snapshot.lower_dirs.push_back(LayerPath("empty"));
+    if (snapshot.lower_dirs.size() == 1) snapshot.lower_dirs.push_back(LayerPath(kEmptyFolder));
     return snapshot;
   }
   snapshot.upper_dir = SnapshotFolder(record.key) + "/fs";
@@ -495,12 +500,85 @@ std::vector<std::string> StoreState::ListSnapshots() {
   return keys;
 }
 
+// Those of layers that are there and that are whole; what a crash left of others goes.
+void StoreState::FindErofs(const std::set<std::string>& folders) {
+  for (const auto& name : NamesIn(root_ + "/e")) {
+    std::string folder = name.substr(0, name.find('.'));
+    bool ours = folders.contains(folder) && ErofsPath(folder) == root_ + "/e/" + name && IsWholeErofs(ErofsPath(folder));
+    if (!ours || !RecordErofsLocked(folder)) ToTrash(root_ + "/e/" + name);
+  }
+}
+
+Result<> StoreState::RecordErofsLocked(const std::string& folder) {
+  struct stat info {};
+  if (lstat(ErofsPath(folder).c_str(), &info) != 0) return ErrnoError("stat '{}'", ErofsPath(folder));
+  erofs_[folder] = static_cast<uint64_t>(info.st_blocks) * 512;
+  return {};
+}
+
+uint64_t StoreState::DropErofsLocked(const std::string& folder) {
+  auto found = erofs_.find(folder);
+  if (found == erofs_.end()) return 0;
+  uint64_t bytes = found->second;
+  ToTrash(ErofsPath(folder));
+  erofs_.erase(found);
+  return bytes;
+}
+
+Result<> StoreState::MakeErofsOnce(const std::string& folder, const std::stop_token& stop) {
+  std::unique_lock lock(mutex_);
+  if (erofs_.contains(folder)) {
+    if (IsWholeErofs(ErofsPath(folder))) return {};
+    DropErofsLocked(folder);
+  }
+  auto [entry, first] = erofs_jobs_.try_emplace(folder);
+  if (!first) {
+    auto job = entry->second;
+    changed_.wait(lock, [&] { return job->done; });
+    return job->outcome;
+  }
+  auto job = entry->second = std::make_shared<ErofsJob>();
+  lock.unlock();
+  auto made = MakeErofs(mkfs_erofs_, LayerPath(folder), ErofsPath(folder), stop);
+  lock.lock();
+  if (made) made = RecordErofsLocked(folder);
+  bool used = folder == kEmptyFolder ||
+              std::any_of(layers_.begin(), layers_.end(), [&](const auto& layer) { return layer.second.folder == folder; });
+  if (made && !used) {
+    DropErofsLocked(folder);
+    made = MakeError(Code::kNotFound, "the layer '{}' was removed meanwhile", folder);
+  }
+  erofs_jobs_.erase(folder);
+  job->outcome = made;
+  job->done = true;
+  changed_.notify_all();
+  return made;
+}
+
+Result<std::vector<std::string>> StoreState::ErofsLayers(const std::string& key, const std::stop_token& stop) {
+  Snapshot snapshot = TRY(FindSnapshot(key));
+  std::vector<std::string> files;
+  for (const std::string& dir : snapshot.lower_dirs) {
+    std::string folder = dir.substr(dir.rfind('/') + 1);
+    // A view has it so that overlay has two; a VM's overlay has an upper folder.
+    if (folder == kEmptyFolder && !files.empty()) continue;
+    auto made = MakeErofsOnce(folder, stop);
+    if (!made) return std::move(made.error()).Within(fmt::format("EROFS image of layer '{}'", folder));
+    files.push_back(ErofsPath(folder));
+  }
+  return files;
+}
+
 Result<Usage> StoreState::LayersUsage() {
   std::lock_guard lock(mutex_);
   Usage usage;
   for (const auto& [id, layer] : layers_) {
     usage.bytes += layer.bytes;
     usage.inodes += layer.inodes;
+  }
+  for (const auto& [folder, bytes] : erofs_) {
+    usage.bytes += bytes;
+    ++usage.inodes;
   }
   std::set<std::string> blobs;
   for (const auto& [id, image] : images_) {

@@ -4,12 +4,14 @@
 // what refers to what; it fetches nothing. Thread-safe.
 //
 //   <root>/l/<n>            an unpacked layer
+//   <root>/e/<n>.erofs    the same as an EROFS image, once a VM has asked for it; its name says that it is whole
 //   <root>/s/<key>/{fs,work} a container's writable layer
 //   <root>/trash            what is being deleted
 #pragma once
 
 #include <condition_variable>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <string>
@@ -27,7 +29,8 @@ namespace caisson::image {
 class StoreState {
  public:
   // Opens or makes the store at `root`; a second process is refused. What a former one left unfinished is removed.
-  static Result<std::unique_ptr<StoreState>> Open(const std::string& root, std::vector<std::string> pinned);
+  static Result<std::unique_ptr<StoreState>> Open(const std::string& root, std::vector<std::string> pinned,
+                                                  const std::string& mkfs_erofs = "");
   ~StoreState();
 
   const BlobFolder& blobs() const { return blobs_; }
@@ -65,11 +68,20 @@ class StoreState {
   std::vector<std::string> ListSnapshots();
   std::string SnapshotFolder(const std::string& key) const { return root_ + "/s/" + key; }
 
+  // The layers of a snapshot as EROFS images, topmost first, made where there are none; who waits for the same one gets the
+  // maker's outcome. The snapshot must outlive the call.
+  Result<std::vector<std::string>> ErofsLayers(const std::string& key, const std::stop_token& stop);
+
   Result<Usage> LayersUsage();
   Result<uint64_t> CollectGarbage();
 
  private:
-  StoreState(std::string root, std::vector<std::string> pinned) : root_(std::move(root)), pinned_(std::move(pinned)), blobs_(root_) {}
+  struct ErofsJob {
+    bool done = false;
+    Result<> outcome;
+  };
+  StoreState(std::string root, std::vector<std::string> pinned, std::string mkfs_erofs)
+      : root_(std::move(root)), pinned_(std::move(pinned)), mkfs_erofs_(std::move(mkfs_erofs)), blobs_(root_) {}
   Result<> OpenAll();
   Result<> Load();
   Result<> RemoveStale();
@@ -79,11 +91,18 @@ class StoreState {
   // Files that nothing refers to go when they are older than these ages in seconds.
   Result<uint64_t> CollectLocked(int64_t blob_age, int64_t ingest_age);
   void ToTrash(const std::string& path);
+  std::string ErofsPath(const std::string& folder) const { return root_ + "/e/" + folder + ".erofs"; }
+  void FindErofs(const std::set<std::string>& folders);
+  Result<> MakeErofsOnce(const std::string& folder, const std::stop_token& stop);
+  Result<> RecordErofsLocked(const std::string& folder);
+  // The bytes it took.
+  uint64_t DropErofsLocked(const std::string& folder);
   Result<Snapshot> SnapshotOf(const SnapshotRecord& record);
   void EmptyTrash(const std::stop_token& stop);
 
   const std::string root_;
   const std::vector<std::string> pinned_;
+  const std::string mkfs_erofs_;
   BlobFolder blobs_;
   std::string boot_id_;
   UniqueFd lock_;
@@ -96,6 +115,8 @@ class StoreState {
   std::map<std::string, LayerRecord> layers_;
   std::map<std::string, SnapshotRecord> snapshots_;
   std::set<std::string> claimed_, claimed_blobs_;
+  std::map<std::string, uint64_t> erofs_;  // folder of a layer to the bytes of its image
+  std::map<std::string, std::shared_ptr<ErofsJob>> erofs_jobs_;
   int pulls_ = 0;
   bool collect_later_ = false;
   uint64_t last_number_ = 0;
