@@ -21,6 +21,7 @@
 #include "oci/hooks.h"
 #include "oci/init.h"
 #include "oci/plan.h"
+#include "oci/restored.h"
 #include "sys/path.h"
 
 namespace caisson::oci {
@@ -73,6 +74,8 @@ class ContainerImpl : public Container {
   Process* mutable_init() override { return &init_; }
   Cgroup* cgroup() override { return cgroup_.get(); }
   const Spec& spec() const override { return options_.spec; }
+  const std::string& root_path() const override { return plan_.root_path; }
+  const SeccompFilter* filter() const override { return filter_ ? &*filter_ : nullptr; }
 
   Result<> Launch() {
     if (options_.spec.seccomp) filter_ = TRY(CompileSeccomp(*options_.spec.seccomp, options_.seccomp_cache_dir));
@@ -91,16 +94,22 @@ class ContainerImpl : public Container {
     init.cgroup_join_fds = TRY(cgroup_->JoinFds());
     auto control = TRY(MakeControlPair());
     init.control = control.child.get();
-    auto cloned = Clone(outer ? 0 : plan_.clone_flags, cgroup_->CloneIntoFd());
+    // What a restorer makes has a PID namespace of its own, not the restorer.
+    const bool restores = !options_.restorer.program.empty();
+    auto cloned = Clone(outer      ? 0
+                        : restores ? plan_.clone_flags & ~static_cast<unsigned long>(CLONE_NEWPID)
+                                   : plan_.clone_flags,
+                        cgroup_->CloneIntoFd());
     if (cloned && cloned->pid == 0) {
       control.parent.Reset();  // else its end of file would never come
-      outer ? RunOuter(init) : RunInit(init);
+      restores ? RunRestorer(init) : outer ? RunOuter(init) : RunInit(init);
     }
     pid_namespace.reset();
     if (!cloned) return WithCgroup(std::move(cloned.error()));
     cgroup_->CloseFds();
     control.child.Reset();
     options_.stdio = Stdio();  // the child has them
+    options_.restorer.socket.Reset();
     control_ = std::move(control.parent);
     if (outer) {
       TRY(AwaitInit(*cloned));
@@ -121,6 +130,35 @@ class ContainerImpl : public Container {
     if (word->signal != Signal::kEnd)
       return MakeError(Code::kInternal, "container '{}': init speaks out of turn", id());
     return RunHooks(options_.spec.hooks.poststart, State("running"));
+  }
+
+  Result<> Adopt(int pid) override {
+    UniqueFd pidfd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+    if (!pidfd) return ErrnoError("container '{}': open the restored process {}", id(), pid);
+    auto checked = CheckRestored({options_.spec, filter_.has_value(), plan_.root_path, init_.pid}, pid, TRY(cgroup_->Pids()));
+    if (!checked) return std::move(checked.error()).Within(fmt::format("container '{}'", id()));
+    // As the new container says, whatever it was.
+    if (options_.spec.process.oom_score_adj) TRY(SetOomScore());
+    init_.pid = pid;
+    init_.pidfd = std::move(pidfd);
+    return {};
+  }
+
+  Result<Process> StartDumper(const std::string& program, UniqueFd socket) override {
+    auto control = TRY(MakeControlPair());
+    const NamespaceSpec* space = options_.spec.FindNamespace(CLONE_NEWCGROUP);
+    auto cloned = TRY(Clone(0, -1));
+    if (cloned.pid == 0) {
+      control.parent.Reset();
+      RunDumper({program, socket, init_.pidfd.get(), space != nullptr, control.child.get()});
+    }
+    control.child.Reset();
+    Process process{cloned.pid, std::move(cloned.pidfd), UniqueFd()};
+    auto word = Receive(control.parent.get(), Deadline::After(options_.deadline_millis));
+    if (word && word->signal == Signal::kEnd) return process;
+    KillAndReap(process.pidfd.get());
+    if (!word) return std::move(word.error());
+    return MakeError(Code::kInternal, "the dumper of container '{}' speaks out of turn", id());
   }
 
   Result<Process> Exec(ExecOptions exec) override {
@@ -187,6 +225,15 @@ class ContainerImpl : public Container {
 
  private:
   Error NotRunning() const { return MakeError(Code::kFailedPrecondition, "container '{}' is not running", id()); }
+
+  Result<> SetOomScore() {
+    for (int pid : TRY(cgroup_->Pids())) {
+      // One that may not be lowered stays, as when it is started (identity.h).
+      auto set = WriteWhole(fmt::format("/proc/{}/oom_score_adj", pid), std::to_string(*options_.spec.process.oom_score_adj));
+      if (!set && set.error().sys_errno != EACCES && set.error().sys_errno != ENOENT && set.error().sys_errno != ESRCH) return set;
+    }
+    return {};
+  }
 
   // Of setns(2) with the init's pidfd: what init does not share with us. A namespace that is the same costs nothing.
   int NamespaceFlags() const {
@@ -327,6 +374,10 @@ Result<std::unique_ptr<Container>> Container::Create(CreateOptions options) {
     return MakeError(Code::kInvalidArgument, "container id '{}' cannot be one", options.id.substr(0, 128));
   auto planned = MakePlan(options.spec, options.bundle, options.rootfs);
   if (!planned) return std::move(planned.error()).Within("container '" + options.id + "'");
+  if (!options.restorer.program.empty()) {
+    auto possible = CheckRestorable(options.spec, *planned);
+    if (!possible) return std::move(possible.error()).Within("container '" + options.id + "'");
+  }
   CgroupOptions group;
   group.path = options.spec.cgroups_path;
   group.systemd = options.systemd_cgroup;

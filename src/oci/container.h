@@ -35,6 +35,15 @@ struct RootfsMount {
   std::vector<std::string> options;
 };
 
+// What takes the init's place for a container that is restored from a checkpoint: criu(8), which Start executes in the
+// container's cgroup and among its mounts, made in a mount namespace of criu's own. Descriptor 3 is `socket`; the
+// container's stdio, or the null device, kRestorerStdio and the two after it. What it then makes is Adopt's to judge.
+constexpr int kRestorerStdio = 4;
+struct Restorer {
+  std::string program;  // absolute; empty: none
+  UniqueFd socket;
+};
+
 struct CreateOptions {
   std::string id;                   // safe as a path component
   std::string bundle;               // absolute; spec paths that are relative start here
@@ -50,6 +59,7 @@ struct CreateOptions {
   // The container's processes get SIGKILL when the process that made them ends: nothing of a pod outlives its
   // companion.
   bool die_with_parent = true;
+  Restorer restorer;
 };
 
 struct ExecOptions {
@@ -77,10 +87,18 @@ class Container {
   virtual const Process& init() const = 0;
   virtual Process* mutable_init() = 0;
   virtual Cgroup* cgroup() = 0;
+  // The file system that a restorer works in; of one without a restorer, where the root was mounted.
+  virtual const std::string& root_path() const = 0;
+  virtual const SeccompFilter* filter() const = 0;  // null: none
   virtual const Spec& spec() const = 0;  // as created, but without the seccomp rules: they are compiled
 
   // Lets init execve. Errors: kFailedPrecondition if started already; the execve failure, naming the program.
   virtual Result<> Start() = 0;
+  // With a restorer that runs: takes the process `pid`, a child of ours that it has restored and holds still, as the init.
+  // kPermissionDenied if it, or any process beside it, has more than the container would have given it (restored.h).
+  virtual Result<> Adopt(int pid) = 0;
+  // Starts criu(8) beside the running container, as a child of ours that `socket` is descriptor 3 of.
+  virtual Result<Process> StartDumper(const std::string& program, UniqueFd socket) = 0;
   // Starts a further process inside. Errors as Create.
   virtual Result<Process> Exec(ExecOptions options) = 0;
   // Sends `signal` to init, or with `all` to every process of the cgroup. Ended already: success.

@@ -69,7 +69,8 @@ Result<> JoinCgroups(const std::vector<int>& fds) {
 // The host's null device, for stdio that the caller did not give: a container's may be anything.
 Result<UniqueFd> OpenNull(const Stdio& stdio) {
   if (stdio.in && stdio.out && stdio.err) return UniqueFd();
-  UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+  // Without O_NOFOLLOW, which would stay with the descriptor: criu(8) opens it anew through a link of proc(5).
+  UniqueFd null(open("/dev/null", O_RDWR | O_CLOEXEC));
   if (!null) return ErrnoError("open /dev/null");
   return null;
 }
@@ -261,21 +262,90 @@ Result<Program> PrepareInit(const InitOptions& options, ProcessSpec* process, Pr
   return program;
 }
 
-[[noreturn]] void AwaitStart(const InitOptions& options, const ProcessSpec& process, const Program& program,
-                             int host_pid) {
-  // Created, not started: this may take as long as the client likes. The launcher's end of file ends it.
+// Created, not started: this may take as long as the client likes. The launcher's end of file ends it.
+void AwaitStartSignal(int control) {
   for (;;) {
-    auto word = Receive(options.control, Deadline::After(24 * 3600 * 1000));
+    auto word = Receive(control, Deadline::After(24 * 3600 * 1000));
     if (!word && word.error().code == Code::kDeadlineExceeded) continue;
     if (!word || word->signal != Signal::kStart) _exit(127);
-    break;
+    return;
   }
+}
+
+[[noreturn]] void AwaitStart(const InitOptions& options, const ProcessSpec& process, const Program& program,
+                             int host_pid) {
+  AwaitStartSignal(options.control);
   const auto& hooks = options.create.spec.hooks.start_container;
   if (!hooks.empty()) {
     auto done = RunHooks(hooks, HookState(options.create, "created", host_pid));
     if (!done) Fail(options.control, done.error());
   }
   Execute(options.control, process, options.filter, program);
+}
+
+// The restorer's descriptors, and no other. Taken above them all first, so that none is overwritten before it is moved.
+// Returns the number that the control socket has then.
+Result<int> SetCriuStdio(const UniqueFd& socket, const Stdio& stdio, int null, int control) {
+  const UniqueFd* ends[] = {&socket, &stdio.in, &stdio.out, &stdio.err};
+  int from[4], last = 2;
+  for (int i = 0; i < 4; ++i) {
+    from[i] = fcntl(*ends[i] ? ends[i]->get() : null, F_DUPFD_CLOEXEC, 64);
+    if (from[i] < 0) return ErrnoError("duplicate a descriptor for the restorer");
+  }
+  for (int number = 0; number < 3; ++number) {
+    if (dup2(null, number) < 0) return ErrnoError("set up descriptor {}", number);
+  }
+  // It may have one of the numbers.
+  int safe = fcntl(control, F_DUPFD_CLOEXEC, 64);
+  if (safe < 0) return ErrnoError("duplicate the control socket");
+  for (int i = 0; i < 4; ++i) {
+    int number = i == 0 ? 3 : kRestorerStdio + i - 1;
+    if (dup2(from[i], number) < 0) return ErrnoError("set up descriptor {}", number);
+    last = number;
+  }
+  unsigned after = static_cast<unsigned>(last) + 1, keep = static_cast<unsigned>(safe);
+  if (syscall(SYS_close_range, after, keep - 1, 0u) != 0 || syscall(SYS_close_range, keep + 1, ~0u, 0u) != 0) {
+    return ErrnoError("close descriptors");
+  }
+  return safe;
+}
+
+[[noreturn]] void ExecuteCriu(const std::string& program, int control) {
+  std::string worker = "swrk", socket = "3";
+  char* args[] = {const_cast<char*>(program.c_str()), worker.data(), socket.data(), nullptr};
+  // It runs the system's tar, which it finds by PATH.
+  std::string path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+  char* env[] = {path.data(), nullptr};
+  execve(program.c_str(), args, env);
+  int failed = errno;
+  Fail(control, SysError(failed, fmt::format("exec '{}'", program)));
+}
+
+// Returns the control socket's new number.
+Result<int> PrepareRestorer(const InitOptions& options) {
+  const CreateOptions& create = options.create;
+  TRY(Begin(create.spec.process, options.cgroup_join_fds, create.spec.personality));
+  TRY(JoinNamespaces(options.joins));
+  UniqueFd null = TRY(OpenNull(Stdio()));
+  if (options.plan.new_cgroup_namespace && unshare(CLONE_NEWCGROUP) != 0) return ErrnoError("make a cgroup namespace");
+  umask(0);
+  TRY(BuildRootfs({options.plan, options.cgroup->Hierarchies(), options.cgroup->IsV2(), options.shm.get(), 0, 0, &options.mappings,
+                   nullptr, {}}));
+  ProcessSpec process = create.spec.process;
+  {
+    UniqueFd root(open(options.plan.root_path.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!root) return ErrnoError("open root file system '{}'", options.plan.root_path);
+    TRY(ResolveUser(root.get(), &process));
+  }
+  for (const UniqueFd* end : {&create.stdio.in, &create.stdio.out, &create.stdio.err}) {
+    if (process.uid != 0 && *end) (void)!fchown(end->get(), process.uid, static_cast<gid_t>(-1));
+  }
+  int control = TRY(SetCriuStdio(create.restorer.socket, create.stdio, null.Release(), options.control));
+  TRY(DieWithParent(create.die_with_parent, control));
+  Ids ids = {process.uid, process.gid};
+  ids.insert(ids.end(), process.additional_gids.begin(), process.additional_gids.end());
+  TRY(SendReady(control, ids));
+  return control;
 }
 
 [[noreturn]] void BecomeInit(const InitOptions& options, PreparedTrees* prepared) {
@@ -332,6 +402,29 @@ void RunInit(const InitOptions& options) {
   if (begun) begun = JoinNamespaces(options.joins);
   if (!begun) Fail(options.control, begun.error());
   BecomeInit(options, nullptr);
+}
+
+void RunRestorer(const InitOptions& options) {
+  auto control = PrepareRestorer(options);
+  if (!control) Fail(options.control, control.error());
+  AwaitStartSignal(*control);
+  ExecuteCriu(options.create.restorer.program, *control);
+}
+
+void RunDumper(const DumperInit& options) {
+  auto prepare = [&]() -> Result<int> {
+    ResetSignals();
+    if (setsid() < 0 && errno != EPERM) return ErrnoError("setsid");
+    // So that it is no namespace of the container's own in its eyes: the restored one's is the new container's.
+    if (options.cgroup_namespace && setns(options.init_pidfd, CLONE_NEWCGROUP) != 0) return ErrnoError("join the container's cgroup namespace");
+    UniqueFd null = TRY(OpenNull(Stdio()));
+    int control = TRY(SetCriuStdio(options.socket, Stdio(), null.Release(), options.control));
+    TRY(DieWithParent(true, control));
+    return control;
+  };
+  auto control = prepare();
+  if (!control) Fail(options.control, control.error());
+  ExecuteCriu(options.program, *control);
 }
 
 void RunOuter(const InitOptions& options) {

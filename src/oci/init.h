@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The child's side of starting a process: from clone to execve. All functions end in execve or in _exit after telling
+// The child's side of starting or restoring a process: from clone to execve. All functions end in execve or in _exit after telling
 // the launcher why (oci/control.h).
 //
 // The child is a copy of a single-threaded process, so ordinary code runs in it. It is not dumpable until execve:
@@ -45,6 +45,20 @@ struct InitOptions {
 // For a plan with a user namespace, in a process that has no new namespace yet: opens what that namespace would be kept
 // out of, joins and enters, then clones init as its own sibling, sends its pidfd and ends.
 [[noreturn]] void RunOuter(const InitOptions& options);
+
+// For a container that is to be restored, in a process with a mount namespace of its own: mounts all that the container is
+// to have, waits for the start and becomes the restorer.
+[[noreturn]] void RunRestorer(const InitOptions& options);
+
+// criu(8) that dumps a running container. It stays in our own namespaces but for the cgroup's.
+struct DumperInit {
+  const std::string& program;
+  const UniqueFd& socket;
+  int init_pidfd = -1;
+  bool cgroup_namespace = false;  // the container has one of its own
+  int control = -1;
+};
+[[noreturn]] void RunDumper(const DumperInit& options);
 
 struct ExecInit {
   const ExecOptions& exec;

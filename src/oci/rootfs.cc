@@ -132,6 +132,12 @@ class RootfsMaker {
   explicit RootfsMaker(const RootfsOptions& options) : options_(options), plan_(options.plan) {}
 
   Result<Pty> Make() {
+    Pty pty = TRY(Build());
+    TRY(Pivot());
+    return pty;
+  }
+
+  Result<Pty> Build() {
     TRY(SetHostPropagation(plan_));
     if (options_.prepared == nullptr) sources_ = TRY(OpenSources(plan_, *options_.mappings));
     TRY(OpenRoot());
@@ -155,7 +161,7 @@ class RootfsMaker {
     TRY(MakeReadonly(root_.get(), plan_.readonly_paths));
     TRY(MaskPaths(root_.get(), plan_.masked_paths));
     if (options_.before_pivot) TRY(options_.before_pivot());
-    TRY(Pivot());
+    if (plan_.root_readonly) TRY(SetAttributes(root_.get(), MS_RDONLY, 0, false));
     return pty;
   }
 
@@ -304,7 +310,6 @@ class RootfsMaker {
 
   // pivot_root(2) "pivot_root(".", ".")": the old root ends up on top of the new one and is detached from there.
   Result<> Pivot() {
-    if (plan_.root_readonly) TRY(SetAttributes(root_.get(), MS_RDONLY, 0, false));
     if (fchdir(root_.get()) != 0) return ErrnoError("enter the root file system");
     UniqueFd old(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
     if (!old) return ErrnoError("open the old root");
@@ -346,6 +351,11 @@ Result<PreparedTrees> PrepareTrees(const Plan& plan, const MappingNamespaces& ma
   if (!root) return std::move(root.error()).Within(fmt::format("root file system '{}'", plan.root_path));
   prepared.root = std::move(*root);
   return prepared;
+}
+
+Result<> BuildRootfs(const RootfsOptions& options) {
+  TRY(RootfsMaker(options).Build());
+  return {};
 }
 
 Result<Pty> EnterRootfs(const RootfsOptions& options) { return RootfsMaker(options).Make(); }

@@ -43,6 +43,8 @@ Result<PreparedTrees> PrepareTrees(const Plan& plan, const MappingNamespaces& ma
 
 // On return the calling process is in the new root, "/" its working directory. The pty is valid when the plan has a
 // console. Errors name the mount or path.
+// The same without entering it: the file system is left on the plan's root_path, with all that is mounted in it.
+Result<> BuildRootfs(const RootfsOptions& options);
 Result<Pty> EnterRootfs(const RootfsOptions& options);
 
 }  // namespace caisson::oci
