@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "task/pod_service.h"
 
+#include <sys/vfs.h>
+
 #include <utility>
 
 #include "base/clock.h"
@@ -91,7 +93,7 @@ Result<v1::ContainerStats> ReadStats(const std::string& id, oci::Cgroup* cgroup,
   out.set_memory_limit_bytes(stats.memory.limit == UINT64_MAX ? 0 : stats.memory.limit);
   out.set_pids(stats.pids.current);
   out.set_swap_usage_bytes(stats.memory.swap_usage.value_or(0));
-  out.set_swap_limit_bytes(stats.memory.swap_limit.value_or(0));
+  out.set_swap_limit_bytes(stats.memory.swap_limit.value_or(UINT64_MAX) == UINT64_MAX ? 0 : *stats.memory.swap_limit);
   out.set_timestamp_nanos(stats.at_nanos);
   FillPressure(stats.cpu.psi, &v1::ContainerStats::mutable_cpu_pressure, &out);
   FillPressure(stats.memory.psi, &v1::ContainerStats::mutable_memory_pressure, &out);
@@ -102,7 +104,15 @@ Result<v1::ContainerStats> ReadStats(const std::string& id, oci::Cgroup* cgroup,
   return out;
 }
 
-Result<v1::ContainerStats> StatsOf(const Task& task, bool detail) { return ReadStats(task.id, task.container->cgroup(), detail); }
+Result<v1::ContainerStats> StatsOf(const TasksOptions& options, const Task& task, bool detail) {
+  v1::ContainerStats stats = TRY(ReadStats(task.id, task.container->cgroup(), detail));
+  struct statfs layer {};
+  if (options.writable_layer && statfs(options.writable_layer(task.id).c_str(), &layer) == 0) {
+    stats.mutable_writable_layer()->set_used_bytes((layer.f_blocks - layer.f_bfree) * static_cast<uint64_t>(layer.f_bsize));
+    stats.mutable_writable_layer()->set_used_inodes(layer.f_files - layer.f_ffree);
+  }
+  return stats;
+}
 
 // With the systemd driver too the CRI's cgroup_parent is a path; one that is not is nobody's group.
 Result<v1::ContainerStats> StatsOfPod(const std::string& path) {
@@ -120,12 +130,12 @@ Result<v1::StatsResponse> Stats(Tasks* tasks, const v1::StatsRequest& request) {
   }
   if (!request.container_id().empty()) {
     Task* task = TRY(tasks->Find(request.container_id()));
-    *response.add_containers() = TRY(StatsOf(*task, request.detail()));
+    *response.add_containers() = TRY(StatsOf(tasks->options(), *task, request.detail()));
     return response;
   }
   for (const auto& [id, task] : tasks->all()) {
     // One that is just being removed has none.
-    if (auto stats = StatsOf(*task, request.detail())) *response.add_containers() = std::move(*stats);
+    if (auto stats = StatsOf(tasks->options(), *task, request.detail())) *response.add_containers() = std::move(*stats);
   }
   return response;
 }
@@ -143,11 +153,43 @@ Result<v1::ContainerInfoResponse> Info(Tasks* tasks, const v1::ContainerInfoRequ
   return response;
 }
 
+void ReadOutput(Tasks* tasks, const v1::ReadOutputRequest& request, std::function<void(Result<v1::ReadOutputResponse>)> respond) {
+  auto process = tasks->FindProcess(request.container_id(), request.exec_id());
+  if (!process) return respond(std::move(process.error()));
+  KeptOutput* kept = (request.stderr() ? (*process)->kept_err : (*process)->kept_out).get();
+  if (kept == nullptr) return respond(MakeError(Code::kFailedPrecondition, "this output of container '{}' is not kept", request.container_id()));
+  kept->Read(request.max_bytes(), request.no_wait(), [respond](Result<KeptOutput::Part> part) {
+    if (!part) return respond(std::move(part.error()));
+    v1::ReadOutputResponse response;
+    response.set_data(std::move(part->data));
+    response.set_ended(part->ended);
+    respond(std::move(response));
+  });
+}
+
+void WriteInput(Tasks* tasks, const v1::WriteInputRequest& request, std::function<void(Result<v1::WriteInputResponse>)> respond) {
+  auto process = tasks->FindProcess(request.container_id(), request.exec_id());
+  if (!process) return respond(std::move(process.error()));
+  if (!(*process)->input) return respond(MakeError(Code::kFailedPrecondition, "the stdin of container '{}' is not open", request.container_id()));
+  (*process)->input->Write(request.data(), [respond](Result<> written) {
+    if (!written) return respond(std::move(written.error()));
+    respond(v1::WriteInputResponse());
+  });
+}
+
 Result<v1::ReopenLogResponse> Reopen(Tasks* tasks, const v1::ReopenLogRequest& request) {
   Task* task = TRY(tasks->Find(request.container_id()));
   if (!task->log) return MakeError(Code::kFailedPrecondition, "container '{}' has no log", request.container_id());
   TRY(task->log->Reopen());
   return v1::ReopenLogResponse();
+}
+
+template <class Request, class Response>
+void AddLater(ttrpc::Server* server, const char* method, Tasks* tasks,
+              void (*call)(Tasks*, const Request&, std::function<void(Result<Response>)>)) {
+  server->HandleTyped<Request, Response>("caisson.pod.v1.Pod", method, [tasks, call](const Request& request, std::function<void(Result<Response>)> respond) {
+    call(tasks, request, std::move(respond));
+  });
 }
 
 template <class Request, class Response>
@@ -164,11 +206,9 @@ void RegisterPodService(ttrpc::Server* server, Tasks* tasks) {
   Add(server, "ContainerInfo", tasks, &Info);
   Add(server, "ReopenLog", tasks, &Reopen);
   Add(server, "Attach", tasks, &Attach);
-  server->HandleTyped<v1::WaitAttachRequest, v1::WaitAttachResponse>(
-      "caisson.pod.v1.Pod", "WaitAttach",
-      [tasks](const v1::WaitAttachRequest& request, std::function<void(Result<v1::WaitAttachResponse>)> respond) {
-        WaitAttach(tasks, request, std::move(respond));
-      });
+  AddLater(server, "WaitAttach", tasks, &WaitAttach);
+  AddLater(server, "ReadOutput", tasks, &ReadOutput);
+  AddLater(server, "WriteInput", tasks, &WriteInput);
   auto execs = std::make_shared<SyncExecs>(tasks);
   server->HandleTyped<v1::ExecSyncRequest, v1::ExecSyncResponse>(
       "caisson.pod.v1.Pod", "ExecSync", [execs](const v1::ExecSyncRequest& request, SyncExecs::Respond respond) {

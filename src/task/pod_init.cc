@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "shim/pod_init.h"
+#include "task/pod_init.h"
 
 #include <fcntl.h>
 #include <grp.h>
@@ -18,31 +18,14 @@
 #include "base/clock.h"
 #include "oci/clone.h"
 #include "oci/user_namespace.h"
+#include "sys/empty_root.h"
 
-namespace caisson::shim {
+namespace caisson::task {
 namespace {
 
 constexpr int64_t kReadyMillis = 10'000;
 constexpr unsigned kNobody = 65534;
 constexpr unsigned long kNewNamespaces = CLONE_NEWPID | CLONE_NEWNS;
-
-// An empty file system in place of the host's. Returns the step that failed, or null.
-const char* EnterEmptyRoot() {
-  if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0) return "make mounts private";
-  int context = static_cast<int>(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC));
-  if (context < 0) return "open a tmpfs";
-  syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "size", "4096", 0);
-  syscall(SYS_fsconfig, context, FSCONFIG_SET_STRING, "mode", "0555", 0);
-  if (syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) return "create a tmpfs";
-  int root = static_cast<int>(syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC,
-                                      MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC));
-  if (root < 0) return "mount a tmpfs";
-  if (syscall(SYS_move_mount, root, "", AT_FDCWD, "/", MOVE_MOUNT_F_EMPTY_PATH) != 0) return "place the empty root";
-  // pivot_root(2), "pivot_root(".", ".")": the old root ends up on top of the new one and is taken off it.
-  if (fchdir(root) != 0 || syscall(SYS_pivot_root, ".", ".") != 0) return "enter the empty root";
-  if (umount2(".", MNT_DETACH) != 0 || chdir("/") != 0) return "leave the host's root";
-  return nullptr;
-}
 
 bool DropCapabilities() {
   __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
@@ -58,7 +41,7 @@ const char* GiveUpRights() {
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return "set no_new_privs";
   if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) return "forbid tracing";
   // After the ids have changed, which clears it (prctl(2)).
-  if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return "ask to end with the companion";
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return "ask to end with its maker";
   return nullptr;
 }
 
@@ -69,9 +52,9 @@ const char* GiveUpRights() {
   sigemptyset(&children);
   sigaddset(&children, SIGCHLD);
   sigprocmask(SIG_SETMASK, &children, nullptr);
-  const char* failed = EnterEmptyRoot();
+  const char* failed = sys::EnterEmptyRoot();
   if (failed == nullptr) failed = GiveUpRights();
-  // An answer that nobody reads (EPIPE) means that the companion died before it could be asked to end with us.
+  // An answer that nobody reads (EPIPE) means that the maker died before it could be asked to end with us.
   char code = failed == nullptr ? 'r' : 'f';
   if (write(ready, &code, 1) != 1 || failed != nullptr) _exit(1);
   syscall(SYS_close_range, 0u, ~0u, 0u);
@@ -126,4 +109,4 @@ void PodInit::Kill() {
   pidfd_.Reset();
 }
 
-}  // namespace caisson::shim
+}  // namespace caisson::task

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // PodInit: PID 1 of a PID namespace that all containers of a pod share. The kernel gives it every orphan of the pod; it
-// reaps them and does nothing else. When the companion ends it ends, and with it, by the kernel's rule, everything in the
-// namespace (pid_namespaces(7)).
+// reaps them and does nothing else. When its maker ends (the companion; in a VM the agent) it ends, and with it, by the
+// kernel's rule, everything in the namespace (pid_namespaces(7)).
 //
 // Every container of the pod sees it, so it has nothing to offer: an empty read-only root, no capability, no descriptor,
 // nobody's user id, and it cannot be traced by a container without CAP_SYS_PTRACE.
@@ -11,7 +11,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 
-namespace caisson::shim {
+namespace caisson::task {
 
 class PodInit {
  public:
@@ -33,4 +33,4 @@ class PodInit {
   UniqueFd pidfd_;
 };
 
-}  // namespace caisson::shim
+}  // namespace caisson::task
