@@ -7,20 +7,13 @@
 
 #include <utility>
 
+#include "sys/pipe.h"
+
 namespace caisson::task {
 namespace {
 
-struct PipeEnds {
-  UniqueFd reader, writer;
-};
-
-Result<PipeEnds> MakePipe() {
-  int ends[2];
-  if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoError("make a pipe for stdio");
-  return PipeEnds{UniqueFd(ends[0]), UniqueFd(ends[1])};
-}
-
 bool IsFile(const std::string& path) { return path.starts_with("file://"); }
+bool IsKept(const std::string& path) { return path == kBufferPath; }
 
 Result<> CheckScheme(const std::string& path) {
   size_t colon = path.find("://");
@@ -59,13 +52,55 @@ Result<> PumpStdin(sys::EventLoop* loop, Scratch* scratch, UniqueFd to, Process*
   return {};
 }
 
+// What is written to `to`, a pipe or a terminal, comes from where the request says.
+Result<> TakeInput(sys::EventLoop* loop, Scratch* scratch, UniqueFd to, Process* process) {
+  if (process->stdio.in_path.empty()) {
+    process->stdin_writer = std::move(to);
+  } else if (IsKept(process->stdio.in_path)) {
+    process->input = std::make_unique<QueuedInput>(loop, std::move(to));
+  } else {
+    TRY(PumpStdin(loop, scratch, std::move(to), process));
+  }
+  return {};
+}
+
 struct OutputPlan {
   const std::string& path;
   Output::Sink& sink;
   std::function<void()>& on_end;
+  std::unique_ptr<KeptOutput>* kept;
   std::unique_ptr<Output>* output;
   std::unique_ptr<Pump>* pump;
 };
+
+OutputPlan OutPlan(Process* process) {
+  StdioRequest& request = process->stdio;
+  return {request.out_path, request.out_sink, request.on_out_end, &process->kept_out, &process->out, &process->out_pump};
+}
+
+OutputPlan ErrPlan(Process* process) {
+  StdioRequest& request = process->stdio;
+  return {request.err_path, request.err_sink, request.on_err_end, &process->kept_err, &process->err, &process->err_pump};
+}
+
+// `from`, a pipe's reading end or a terminal, is read for whom the plan says.
+Result<> GiveOutput(sys::EventLoop* loop, Scratch* scratch, const OutputPlan& plan, UniqueFd from) {
+  if (!plan.path.empty() && !IsKept(plan.path)) {
+    UniqueFd client = TRY(OpenClientOutput(plan.path));
+    *plan.pump = std::make_unique<Pump>(loop, scratch, std::move(from), std::move(client), std::move(plan.on_end));
+    return {};
+  }
+  if (IsKept(plan.path)) {
+    *plan.kept = std::make_unique<KeptOutput>();
+    plan.sink = [kept = plan.kept->get()](std::string_view bytes) { kept->Append(bytes); };
+    plan.on_end = [kept = plan.kept->get()] { kept->End(); };
+  }
+  // A terminal has to be read even if nobody wants it.
+  Output::Sink sink = plan.sink ? std::move(plan.sink) : [](std::string_view) {};
+  *plan.output = std::make_unique<Output>(loop, scratch, std::move(from), std::move(sink), std::move(plan.on_end));
+  if (*plan.kept) (*plan.kept)->SetSource(plan.output->get());
+  return {};
+}
 
 Result<> PrepareOutput(sys::EventLoop* loop, Scratch* scratch, const OutputPlan& plan, UniqueFd* child_end) {
   if (IsFile(plan.path)) {
@@ -73,15 +108,9 @@ Result<> PrepareOutput(sys::EventLoop* loop, Scratch* scratch, const OutputPlan&
     return {};
   }
   if (plan.path.empty() && !plan.sink) return {};
-  UniqueFd client;
-  if (!plan.path.empty()) client = TRY(OpenClientOutput(plan.path));
-  PipeEnds pipe = TRY(MakePipe());
+  sys::PipeEnds pipe = TRY(sys::OpenPipe("a pipe for stdio"));
+  TRY(GiveOutput(loop, scratch, plan, std::move(pipe.reader)));
   *child_end = std::move(pipe.writer);
-  if (client) {
-    *plan.pump = std::make_unique<Pump>(loop, scratch, std::move(pipe.reader), std::move(client), std::move(plan.on_end));
-  } else {
-    *plan.output = std::make_unique<Output>(loop, scratch, std::move(pipe.reader), std::move(plan.sink), std::move(plan.on_end));
-  }
   return {};
 }
 
@@ -107,6 +136,9 @@ void Process::End(uint32_t status, int64_t at_nanos) {
   if (err) err->Drain();
   if (out_pump) out_pump->Drain();
   if (err_pump) err_pump->Drain();
+  if (kept_out) kept_out->OnExit();
+  if (kept_err) kept_err->OnExit();
+  input.reset();
   stdin_writer.Reset();
   stdin_keeper.Reset();
   in_pump.reset();
@@ -114,6 +146,7 @@ void Process::End(uint32_t status, int64_t at_nanos) {
 }
 
 void Process::CloseStdin() {
+  input.reset();
   stdin_writer.Reset();
   stdin_keeper.Reset();
 }
@@ -126,18 +159,12 @@ Result<> PrepareStdio(sys::EventLoop* loop, Scratch* scratch, oci::Stdio* stdio,
   StdioRequest& request = process->stdio;
   if (request.terminal) return {};
   if (!request.in_path.empty() || request.keep_stdin) {
-    PipeEnds pipe = TRY(MakePipe());
+    sys::PipeEnds pipe = TRY(sys::OpenPipe("a pipe for stdio"));
     stdio->in = std::move(pipe.reader);
-    if (request.in_path.empty()) {
-      process->stdin_writer = std::move(pipe.writer);
-    } else {
-      TRY(PumpStdin(loop, scratch, std::move(pipe.writer), process));
-    }
+    TRY(TakeInput(loop, scratch, std::move(pipe.writer), process));
   }
-  TRY(PrepareOutput(loop, scratch, {request.out_path, request.out_sink, request.on_out_end, &process->out, &process->out_pump},
-                    &stdio->out));
-  return PrepareOutput(loop, scratch, {request.err_path, request.err_sink, request.on_err_end, &process->err, &process->err_pump},
-                       &stdio->err);
+  TRY(PrepareOutput(loop, scratch, OutPlan(process), &stdio->out));
+  return PrepareOutput(loop, scratch, ErrPlan(process), &stdio->err);
 }
 
 Result<> AttachTerminal(sys::EventLoop* loop, Scratch* scratch, Process* process) {
@@ -146,19 +173,8 @@ Result<> AttachTerminal(sys::EventLoop* loop, Scratch* scratch, Process* process
   // One descriptor to read, one to write, and the master itself to resize: the loop watches a descriptor once.
   UniqueFd reader = Duplicate(process->oci.console.get()), writer = Duplicate(process->oci.console.get());
   if (!reader || !writer) return ErrnoError("duplicate a terminal's master");
-  if (!request.in_path.empty()) {
-    TRY(PumpStdin(loop, scratch, std::move(writer), process));
-  } else if (request.keep_stdin) {
-    process->stdin_writer = std::move(writer);
-  }
-  if (!request.out_path.empty()) {
-    UniqueFd client = TRY(OpenClientOutput(request.out_path));
-    process->out_pump = std::make_unique<Pump>(loop, scratch, std::move(reader), std::move(client), std::move(request.on_out_end));
-    return {};
-  }
-  Output::Sink sink = request.out_sink ? std::move(request.out_sink) : [](std::string_view) {};
-  process->out = std::make_unique<Output>(loop, scratch, std::move(reader), std::move(sink), std::move(request.on_out_end));
-  return {};
+  if (!request.in_path.empty() || request.keep_stdin) TRY(TakeInput(loop, scratch, std::move(writer), process));
+  return GiveOutput(loop, scratch, OutPlan(process), std::move(reader));
 }
 
 }  // namespace caisson::task

@@ -12,16 +12,21 @@
 
 #include "base/unique_fd.h"
 #include "oci/container.h"
+#include "task/kept_output.h"
 #include "task/output.h"
 #include "task/pump.h"
+#include "task/queued_input.h"
 
 namespace caisson::task {
+
+// In the place of a path: the stdio is not a client's file but asked for by calls (Pod.ReadOutput, Pod.WriteInput).
+inline constexpr char kBufferPath[] = "buffer:";
 
 // What becomes of a process's stdio.
 struct StdioRequest {
   bool terminal = false;
   bool keep_stdin = false;                  // a pipe that CloseStdin closes; else /dev/null
-  std::string in_path, out_path, err_path;  // FIFOs, or for output file:// paths, of the client (Task API)
+  std::string in_path, out_path, err_path;  // FIFOs, or for output file:// paths, of the client (Task API), or kBufferPath
   Output::Sink out_sink, err_sink;          // where there is no path; a terminal's output goes to out_sink
   std::function<void()> on_out_end, on_err_end;
 };
@@ -41,6 +46,8 @@ struct Process {
 
   UniqueFd stdin_writer;   // the pipe's other end, where no pump has it
   UniqueFd stdin_keeper;   // a writing end of the client's FIFO: its client may go and come back until CloseStdin
+  std::unique_ptr<QueuedInput> input;
+  std::unique_ptr<KeptOutput> kept_out, kept_err;
   std::unique_ptr<Output> out, err;
   std::unique_ptr<Pump> in_pump, out_pump, err_pump;
 
