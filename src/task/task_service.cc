@@ -11,6 +11,7 @@
 #include "caisson/pod/v1/pod.pb.h"
 #include "containerd/runc_options.pb.h"
 #include "containerd/task_v3.pb.h"
+#include "task/checkpoint.h"
 #include "task/metrics.h"
 
 namespace caisson::task {
@@ -38,11 +39,9 @@ class Service {
   Service(Tasks* tasks, std::function<void()> on_shutdown) : tasks_(tasks), on_shutdown_(std::move(on_shutdown)) {}
 
   Result<v3::CreateTaskResponse> Create(const v3::CreateTaskRequest& request) {
-    if (!request.checkpoint().empty()) {
-      return MakeError(Code::kUnimplemented, "container '{}': restoring a checkpoint is not supported", request.id());
-    }
     CreateRequest create;
     create.id = request.id();
+    create.checkpoint = request.checkpoint();
     create.bundle = request.bundle();
     for (const auto& mount : request.rootfs()) {
       if (!mount.target().empty()) return MakeError(Code::kUnimplemented, "a rootfs mount on '{}', not on the root itself", mount.target());
@@ -59,13 +58,34 @@ class Service {
     return response;
   }
 
-  Result<v3::StartResponse> Start(const v3::StartRequest& request) {
-    Task* task = TRY(tasks_->Find(request.id()));
-    Process* process = TRY(tasks_->FindProcess(request.id(), request.exec_id()));
-    TRY(process == &task->init ? tasks_->Start(task) : tasks_->StartExec(task, process));
-    v3::StartResponse response;
-    response.set_pid(static_cast<uint32_t>(process->oci.pid));
-    return response;
+  void Start(const v3::StartRequest& request, Respond<v3::StartResponse> respond) {
+    auto task = tasks_->Find(request.id());
+    auto process = tasks_->FindProcess(request.id(), request.exec_id());
+    if (!process) return respond(std::move(process.error()));
+    // It may have to wait, and the process be another by then.
+    auto answer = [tasks = tasks_, id = request.id(), exec_id = request.exec_id(), respond](Result<> started) {
+      auto process = tasks->FindProcess(id, exec_id);
+      if (started && !process) started = std::move(process.error());
+      if (!started) return respond(std::move(started.error()));
+      v3::StartResponse response;
+      response.set_pid(static_cast<uint32_t>((*process)->oci.pid));
+      respond(std::move(response));
+    };
+    if (*process == &(*task)->init) return tasks_->Start(*task, answer);
+    answer(tasks_->StartExec(*task, *process));
+  }
+
+  void Checkpoint(const v3::CheckpointTaskRequest& request, Respond<wkt::Empty> respond) {
+    auto task = tasks_->Find(request.id());
+    if (!task) return respond(std::move(task.error()));
+    CheckpointRequest checkpoint;
+    checkpoint.images_path = request.path();
+    auto read = ReadOptions(request.options(), &checkpoint);
+    if (!read) return respond(std::move(read.error()));
+    Dump(tasks_, tasks_->loop(), *task, checkpoint, [respond](Result<> dumped) {
+      if (!dumped) return respond(std::move(dumped.error()));
+      respond(wkt::Empty());
+    });
   }
 
   Result<wkt::Empty> Exec(const v3::ExecProcessRequest& request) {
@@ -210,12 +230,30 @@ class Service {
   }
 
  private:
+  static Result<> ReadOptions(const wkt::Any& any, CheckpointRequest* checkpoint) {
+    if (any.type_url().ends_with("caisson.pod.v1.CheckpointOptions")) {
+      pod::v1::CheckpointOptions options;
+      if (!options.ParseFromString(any.value())) return MakeError(Code::kInvalidArgument, "the CheckpointOptions do not parse");
+      checkpoint->criu_path = options.criu_path();
+      checkpoint->deadline_millis = options.deadline_millis();
+      checkpoint->hold_millis = options.hold_millis();
+    } else if (any.type_url().ends_with("containerd.runc.v1.CheckpointOptions")) {
+      containerd::runc::v1::CheckpointOptions options;
+      if (!options.ParseFromString(any.value())) return MakeError(Code::kInvalidArgument, "the runc checkpoint options do not parse");
+      if (options.exit()) return MakeError(Code::kUnimplemented, "a checkpoint that ends the container is not supported");
+      if (!options.image_path().empty()) checkpoint->images_path = options.image_path();
+      checkpoint->work_path = options.work_path();
+    }
+    return {};
+  }
+
   Result<> ReadOptions(const wkt::Any& any, CreateRequest* create) {
     if (any.type_url().ends_with(kCreateOptionsType)) {
       pod::v1::CreateOptions options;
       if (!options.ParseFromString(any.value())) return MakeError(Code::kInvalidArgument, "container '{}': its CreateOptions do not parse", create->id);
       create->own_stdio = true;
       create->log_path = options.log_path();
+      create->criu_path = options.criu_path();
       create->log_max_line_bytes = static_cast<size_t>(std::max<int64_t>(0, options.log_max_line_bytes()));
       create->stdio.keep_stdin = options.stdin();
       create->stdio.terminal = options.terminal();
@@ -246,7 +284,6 @@ void Add(ttrpc::Server* server, const char* method, std::shared_ptr<Service> ser
 void RegisterTaskService(ttrpc::Server* server, Tasks* tasks, std::function<void()> on_shutdown) {
   auto service = std::make_shared<Service>(tasks, std::move(on_shutdown));
   Add(server, "Create", service, &Service::Create);
-  Add(server, "Start", service, &Service::Start);
   Add(server, "Exec", service, &Service::Exec);
   Add(server, "Delete", service, &Service::Delete);
   Add(server, "State", service, &Service::State);
@@ -264,8 +301,11 @@ void RegisterTaskService(ttrpc::Server* server, Tasks* tasks, std::function<void
     server->HandleTyped<v3::WaitRequest, v3::WaitResponse>(name, "Wait", [service](const v3::WaitRequest& request, Respond<v3::WaitResponse> respond) {
       service->Wait(request, std::move(respond));
     });
-    server->Handle(name, "Checkpoint", [](std::string_view, ttrpc::Reply reply) {
-      reply(MakeError(Code::kUnimplemented, "checkpointing a container is not supported"));
+    server->HandleTyped<v3::StartRequest, v3::StartResponse>(name, "Start", [service](const v3::StartRequest& request, Respond<v3::StartResponse> respond) {
+      service->Start(request, std::move(respond));
+    });
+    server->HandleTyped<v3::CheckpointTaskRequest, wkt::Empty>(name, "Checkpoint", [service](const v3::CheckpointTaskRequest& request, Respond<wkt::Empty> respond) {
+      service->Checkpoint(request, std::move(respond));
     });
   }
 }

@@ -19,6 +19,8 @@
 #include "base/limits.h"
 #include "oci/clone.h"
 #include "sys/path.h"
+#include "task/checkpoint.h"
+#include "task/criu.h"
 #include "task/process_tree.h"
 
 namespace caisson::task {
@@ -173,6 +175,7 @@ Result<Task*> Tasks::Create(CreateRequest request) {
   TRY(OpenLog(request, task.get()));
   TRY(PrepareStdio(loop_, &scratch_, &options.stdio, &task->init));
   if (options_.on_cgroup) TRY(options_.on_cgroup(options.spec.cgroups_path, options.systemd_cgroup));
+  TRY(PrepareRestorer(request, &options.restorer, task.get()));
   task->container = TRY(oci::Container::Create(std::move(options)));
   task->init.oci.pid = task->container->init().pid;  // its pidfd is the container's
   task->init.oci.console = std::move(task->container->mutable_init()->console);
@@ -202,15 +205,39 @@ Result<Process*> Tasks::FindProcess(const std::string& id, const std::string& ex
   return found->second.get();
 }
 
-Result<> Tasks::Start(Task* task) {
-  if (closed_) return MakeError(Code::kFailedPrecondition, "container '{}': the pod has been stopped", task->id);
-  if (task->init.exited) return MakeError(Code::kFailedPrecondition, "container '{}' has ended", task->id);
+void Tasks::Start(Task* task, std::function<void(Result<>)> done) {
+  if (closed_) return done(MakeError(Code::kFailedPrecondition, "container '{}': the pod has been stopped", task->id));
+  if (task->init.exited) return done(MakeError(Code::kFailedPrecondition, "container '{}' has ended", task->id));
   int64_t now = NowNanos();
-  TRY(task->container->Start());
-  task->init.started_at_nanos = now;
+  auto started = task->container->Start();
+  if (!started) return done(std::move(started.error()));
+  if (task->checkpoint.empty()) {
+    Started(task, now);
+    return done({});
+  }
+  Restore(this, loop_, task, [this, id = task->id, done = std::move(done)](Result<> restored) {
+    auto found = Find(id);
+    if (restored && !found) restored = std::move(found.error());
+    if (restored) Started(*found, NowNanos());
+    done(std::move(restored));
+  });
+}
+
+void Tasks::Started(Task* task, int64_t at_nanos) {
+  task->init.started_at_nanos = at_nanos;
   Publish(&StartedEvent, *task);
   // What parsing the spec needed is scattered over the heap. It goes back when nobody waits for us.
   loop_->After(kTrimMillis, [] { malloc_trim(0); });
+}
+
+Result<> Tasks::PrepareRestorer(const CreateRequest& request, oci::Restorer* restorer, Task* task) {
+  if (request.checkpoint.empty()) return {};
+  TRY(CheckImages(request.checkpoint));
+  auto sockets = TRY(MakeCriuSockets());
+  restorer->program = TRY(FindCriu(request.criu_path));
+  restorer->socket = std::move(sockets.criu);
+  task->restorer = std::move(sockets.ours);
+  task->checkpoint = request.checkpoint;
   return {};
 }
 

@@ -37,6 +37,9 @@ struct Task {
   UniqueFd oom_events;
   bool oom_killed = false;
   bool paused = false;
+  uint64_t holds = 0;      // times it was paused for a dump
+  std::string checkpoint;  // the folder of the images that Start restores; empty: none
+  UniqueFd restorer;       // to criu, from then on until Start
   int64_t created_at_nanos = 0;
 };
 
@@ -48,6 +51,8 @@ struct TasksOptions {
   // Called with the spec's cgroupsPath before a container is made, so that someone can clean up if we are killed.
   std::function<Result<>(const std::string& cgroups_path, bool systemd)> on_cgroup;
   EventSink on_event;
+  // The file system that holds what a container has written, statfs(2), where it has one of its own; empty: none has.
+  std::function<std::string(const std::string& id)> writable_layer;
 };
 
 struct CreateRequest {
@@ -56,6 +61,8 @@ struct CreateRequest {
   StdioRequest stdio;    // without sinks
   bool systemd_cgroup = false;
   bool own_stdio = false;  // we keep the stdio: log_path, or dropped; else stdio's paths, or /dev/null
+  std::string checkpoint;  // not empty: the absolute path of the images (checkpoint.h) that Start restores
+  std::string criu_path;   // for that; empty: criu of the usual folders
   std::string log_path;  // output goes there in the CRI's format
   size_t log_max_line_bytes = 0;
 };
@@ -77,7 +84,8 @@ class Tasks {
   Result<Task*> Find(const std::string& id);
   // The init with an empty `exec_id`.
   Result<Process*> FindProcess(const std::string& id, const std::string& exec_id);
-  Result<> Start(Task* task);
+  // Answers at once but for a container that is restored.
+  void Start(Task* task, std::function<void(Result<>)> done);
   // A process to be started in the container.
   Result<Process*> AddExec(Task* task, const std::string& exec_id, oci::ExecOptions options, StdioRequest stdio);
   // On failure it counts as ended.
@@ -112,6 +120,8 @@ class Tasks {
   void UnwatchOom(Task* task);
   Result<> OpenLog(const CreateRequest& request, Task* task);
   Result<> EndCreated(Task* task);
+  Result<> PrepareRestorer(const CreateRequest& request, oci::Restorer* restorer, Task* task);
+  void Started(Task* task, int64_t at_nanos);
   Process* FindByPid(int pid, Task** task);
   template <class... Args>
   void Publish(Event (*make)(const Args&...), const Args&... args) {
