@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What processes for debugging run in: a container that shares all of the guest's own namespaces but for a copy of its mounts,
+// and has the agent's root and every right. It is there only in a machine that was started for debugging (early_init.h).
+#pragma once
+
+#include <functional>
+
+#include "base/result.h"
+#include "task/tasks.h"
+
+namespace caisson::agent {
+
+inline constexpr char kDebugContainer[] = "debug";
+
+// Makes and starts it if it does not run. `done` may run before this returns.
+void OpenDebugContainer(task::Tasks* tasks, std::function<void(Result<>)> done);
+
+}  // namespace caisson::agent

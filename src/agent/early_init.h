@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// EarlyInit: what PID 1 of the guest does before anything else: file systems, modules, cgroups, a root of its own. The
+// kernel runs us as /init of an initramfs, which is no root that pivot_root(2) could leave (ramfs-rootfs-initramfs.rst);
+// so all that is needed moves onto a tmpfs. What is not needed for the agent's first word waits until it has been said
+// (FinishInit): further modules, and emptying the initramfs, whose memory is the guest's.
+//
+// Called once each, by PID 1, EarlyInit before it has any thread or child.
+#pragma once
+
+#include <string_view>
+
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace caisson::agent {
+
+// The folder that all of the agent's own things are in.
+inline constexpr char kRunDir[] = "/run/caisson";
+
+// Made when FinishInit is done.
+inline constexpr char kSettledFile[] = "/run/caisson/settled";
+
+// A machine that was started for debugging: its kernel's command line has this word.
+inline constexpr char kDebugWord[] = "caisson.debug";
+bool StartedForDebugging();
+// Whether a command line has it, as a word of its own. Pure.
+bool HasDebugWord(std::string_view command_line);
+// There if it was, and its image has programs (tools/build-guest --debug): with a link in /bin for each of its names.
+inline constexpr char kDebugProgram[] = "/bin/busybox";
+
+// The initramfs, which is no longer our root. Errors name the step; there is nothing to go on with.
+Result<UniqueFd> EarlyInit();
+void FinishInit(UniqueFd initramfs);
+
+}  // namespace caisson::agent
