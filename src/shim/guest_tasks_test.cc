@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The containers of a VM pod with an agent that does as it likes (made-up ends, other numbers than asked for, paths, too much), and a VMM
+// that fails when it is told to: what is answered, and that nothing stays attached or open.
+#include <dirent.h>
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <linux/fs.h>
+#include <linux/loop.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "base/limits.h"
+#include "shim/guest_tasks.h"
+#include "sys/path.h"
+
+namespace caisson::shim {
+namespace {
+
+namespace v3 = containerd::task::v3;
+namespace guest = caisson::guest::v1;
+using nlohmann::json;
+using testing::HasSubstr;
+
+constexpr int64_t kMillis = 60'000;
+
+// What is attached, and nothing else of a VMM.
+class FakeVm : public vmm::Vm {
+ public:
+  Result<> Attach(const vmm::Disk& disk, int64_t) override {
+    if (fails_to_attach) return MakeError(Code::kInternal, "device_add: no");
+    struct stat info {};
+    if (fstat(disk.fd, &info) != 0 || disks.contains(disk.serial)) return MakeError(Code::kAlreadyExists, "disk '{}' cannot be attached", disk.serial);
+    disks[disk.serial] = disk.read_only;
+    return {};
+  }
+  Result<> Detach(const std::string& serial, int64_t) override {
+    disks.erase(serial);
+    return {};
+  }
+  Result<> Start(int64_t) override { return {}; }
+  int pidfd() const override { return -1; }
+  int pid() const override { return 0; }
+  Result<UniqueFd> OpenChannel(int64_t) override { return UniqueFd(); }
+  Result<> Pause(int64_t) override { return {}; }
+  Result<> Resume(int64_t) override { return {}; }
+  Result<> Save(int, int64_t) override { return {}; }
+  Result<> SetMemory(uint64_t, int64_t) override { return {}; }
+  Result<uint64_t> Memory(int64_t) override { return 0; }
+  Result<vmm::VmMetrics> Metrics() override { return vmm::VmMetrics(); }
+  void Kill() override {}
+  std::string ConsoleTail(size_t) override { return ""; }
+  vmm::ConsolePart Console(uint64_t) override { return {}; }
+  std::string EndReason() override { return ""; }
+
+  std::map<std::string, bool> disks;  // serial → read-only
+  bool fails_to_attach = false;
+};
+
+size_t OpenFds() {
+  size_t count = 0;
+  for ([[maybe_unused]] auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) ++count;
+  return count;
+}
+
+class GuestTasksTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char folder[] = "/tmp/caisson-guest-tasks-XXXXXX";
+    ASSERT_NE(mkdtemp(folder), nullptr);
+    folder_ = folder;
+    std::ofstream(folder_ + "/layer") << "layer";
+    loop_ = std::move(*sys::EventLoop::Create());
+    agent_ = ttrpc::Server::Create(loop_.get());
+    ServeAgent();
+    int ends[2];
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+    ASSERT_TRUE(agent_->Serve(UniqueFd(ends[0])));
+    to_agent_.Connect(*ttrpc::Client::Create(loop_.get(), UniqueFd(ends[1])));
+    tasks_ = std::make_unique<GuestTasks>(loop_.get(), &to_agent_);
+    tasks_->SetVm(&vm_);
+    server_ = ttrpc::Server::Create(loop_.get());
+    tasks_->Register(server_.get(), [] {});
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends), 0);
+    ASSERT_TRUE(server_->Serve(UniqueFd(ends[0])));
+    client_ = *ttrpc::Client::Create(loop_.get(), UniqueFd(ends[1]));
+    // The first call opens what stays open.
+    (void)Call<wkt::Empty>("State", v3::StateRequest());
+    fds_ = OpenFds();
+  }
+
+  void TearDown() override {
+    EXPECT_TRUE(vm_.disks.empty()) << vm_.disks.begin()->first << " is still attached";
+    EXPECT_EQ(OpenFds(), fds_);
+    client_.reset();
+    server_.reset();
+    tasks_.reset();
+    agent_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+
+  // One that does what it is asked for, if it is not told otherwise.
+  void ServeAgent() {
+    constexpr char kGuest[] = "caisson.guest.v1.Guest", kTask[] = "containerd.task.v3.Task";
+    agent_->HandleTyped<guest::AwaitDisksRequest, guest::AwaitDisksResponse>(kGuest, "AwaitDisks", [this](const auto& request, auto respond) {
+      if (never_shows) return respond(MakeError(Code::kDeadlineExceeded, "the disk '{}' has not appeared in the guest", request.serials(0)));
+      guest::AwaitDisksResponse response;
+      for (int i = 0; i < request.serials_size() + more_disks; ++i) {
+        auto* disk = response.add_disks();
+        disk->set_major_number(8);
+        disk->set_minor_number(static_cast<uint32_t>(16 * i));
+      }
+      respond(std::move(response));
+    });
+    agent_->HandleTyped<guest::PrepareContainerRequest, guest::PrepareContainerResponse>(kGuest, "PrepareContainer", [this](const auto& request, auto respond) {
+      config = request.config_json();
+      guest::PrepareContainerResponse response;
+      response.set_bundle("/../../etc");  // the host makes nothing of it
+      respond(std::move(response));
+    });
+    agent_->HandleTyped<guest::ReleaseContainerRequest, guest::ReleaseContainerResponse>(kGuest, "ReleaseContainer", [](const auto&, auto respond) {
+      guest::ReleaseContainerResponse response;
+      response.add_unused_serials("b1x1");  // nobody's
+      respond(std::move(response));
+    });
+    agent_->HandleTyped<v3::CreateTaskRequest, v3::CreateTaskResponse>(kTask, "Create", [this](const auto&, auto respond) {
+      if (fails_to_create) return respond(MakeError(Code::kInternal, "no"));
+      v3::CreateTaskResponse response;
+      response.set_pid(7);
+      respond(std::move(response));
+    });
+    agent_->Handle(kTask, "Wait", [this](std::string_view, ttrpc::Reply reply) { waits_.push_back(std::move(reply)); });
+    agent_->Handle(kTask, "Delete", [this](std::string_view, ttrpc::Reply reply) {
+      End(v3::WaitResponse());
+      reply(v3::DeleteResponse().SerializeAsString());
+    });
+    agent_->Handle(kGuest, "PutFiles", [](std::string_view, ttrpc::Reply reply) { reply(guest::PutFilesResponse().SerializeAsString()); });
+    agent_->HandleTyped<guest::GetFileRequest, guest::GetFileResponse>(kGuest, "GetFile", [this](const auto&, auto respond) {
+      guest::GetFileResponse response;
+      response.set_content(content);
+      respond(std::move(response));
+    });
+    agent_->HandleTyped<pod::v1::ContainerInfoRequest, pod::v1::ContainerInfoResponse>("caisson.pod.v1.Pod", "ContainerInfo", [](const auto&, auto respond) {
+      pod::v1::ContainerInfoResponse response;
+      response.set_end_reason("VmmKilled");  // not the guest's to say
+      respond(std::move(response));
+    });
+  }
+
+  // The container's process has ended, so the agent says, once it has been asked.
+  void EndWith(const v3::WaitResponse& how) {
+    for (int i = 0; waits_.empty() && i < 1000; ++i) (void)Call<wkt::Empty>("State", v3::StateRequest());
+    End(how);
+  }
+  void End(const v3::WaitResponse& how) {
+    for (auto& wait : std::exchange(waits_, {})) wait(how.SerializeAsString());
+  }
+
+  template <class Response, class Request>
+  Result<Response> Call(const char* method, const Request& request, const char* service = "containerd.task.v3.Task") {
+    Result<std::string> answer = MakeError(Code::kInternal, "no answer");
+    client_->Call(service, method, request.SerializeAsString(), kMillis, [&](Result<std::string> payload) {
+      answer = std::move(payload);
+      loop_->Stop();
+    });
+    EXPECT_TRUE(loop_->Run());
+    if (!answer) return std::move(answer.error());
+    Response response;
+    EXPECT_TRUE(response.ParseFromString(*answer));
+    return response;
+  }
+
+  static json Spec() {
+    return json::parse(R"({"root": {}, "process": {"args": ["sh"]}, "mounts": [],
+      "linux": {"namespaces": [{"type": "pid"}], "devices": [], "resources": {"devices": [{"allow": false, "access": "rwm"}]}}})");
+  }
+
+  Result<v3::CreateTaskResponse> Create(const std::string& id, const json& spec) {
+    std::string bundle = folder_ + "/" + id;
+    mkdir(bundle.c_str(), 0700);
+    std::ofstream(bundle + "/config.json") << spec.dump();
+    v3::CreateTaskRequest request;
+    request.set_id(id);
+    request.set_bundle(bundle);
+    auto* layer = request.add_rootfs();
+    layer->set_type("erofs");
+    layer->set_source(folder_ + "/layer");
+    return Call<v3::CreateTaskResponse>("Create", request);
+  }
+
+  // Until the disks are gone: the guest is asked before.
+  void Delete(const std::string& id, size_t left = 0) {
+    v3::DeleteRequest request;
+    request.set_id(id);
+    auto deleted = Call<v3::DeleteResponse>("Delete", request);
+    EXPECT_TRUE(deleted) << deleted.error().message;
+    Settle(left);
+  }
+
+  void Settle(size_t left = 0) {
+    for (int i = 0; vm_.disks.size() > left && i < 1000; ++i) (void)Call<wkt::Empty>("State", v3::StateRequest());
+    EXPECT_EQ(vm_.disks.size(), left);
+  }
+
+  // A loop device of the host's in `device`, gone with the descriptor; the test is skipped where there is none.
+  void MakeDevice(UniqueFd* device, std::string* path) {
+    UniqueFd file(open(folder_.c_str(), O_TMPFILE | O_RDWR | O_CLOEXEC, 0600)), control(open("/dev/loop-control", O_RDWR | O_CLOEXEC));
+    ASSERT_EQ(ftruncate(file.get(), 1 << 20), 0);
+    for (int tries = 0; control && tries < 16; ++tries) {
+      *path = fmt::format("/dev/loop{}", ioctl(control.get(), LOOP_CTL_GET_FREE));
+      *device = UniqueFd(open(path->c_str(), O_RDWR | O_CLOEXEC));
+      loop_config wanted{};
+      wanted.fd = static_cast<uint32_t>(file.get());
+      wanted.info.lo_flags = LO_FLAGS_AUTOCLEAR;
+      if (*device && ioctl(device->get(), LOOP_CONFIGURE, &wanted) == 0) return;
+      device->Reset();
+    }
+    GTEST_SKIP() << "no loop device to be had here";
+  }
+
+  static json WithDevice(const std::string& path, const std::string& access, const std::string& target = "/dev/block") {
+    struct stat info {};
+    EXPECT_EQ(stat(path.c_str(), &info), 0) << path;
+    json spec = Spec();
+    spec["linux"]["devices"].push_back({{"path", target}, {"type", "b"}, {"major", major(info.st_rdev)}, {"minor", minor(info.st_rdev)}, {"hostPath", path}});
+    spec["linux"]["resources"]["devices"].push_back(
+        {{"allow", true}, {"type", "b"}, {"major", major(info.st_rdev)}, {"minor", minor(info.st_rdev)}, {"access", access}});
+    return spec;
+  }
+
+  static std::string SerialOf(const std::string& path) {
+    struct stat info {};
+    EXPECT_EQ(stat(path.c_str(), &info), 0) << path;
+    return DiskSerial({path, major(info.st_rdev), minor(info.st_rdev), true}, 1);
+  }
+
+  std::string folder_, config, content;
+  bool never_shows = false, fails_to_create = false;
+  int more_disks = 0;
+  FakeVm vm_;
+  size_t fds_ = 0;
+
+ private:
+  std::unique_ptr<sys::EventLoop> loop_;
+  std::unique_ptr<ttrpc::Server> agent_, server_;
+  GuestClient to_agent_;
+  std::unique_ptr<GuestTasks> tasks_;
+  std::shared_ptr<ttrpc::Client> client_;
+  std::vector<ttrpc::Reply> waits_;
+};
+
+TEST_F(GuestTasksTest, ADeviceIsOneDiskForAllContainers) {
+  UniqueFd device;
+  std::string path;
+  MakeDevice(&device, &path);
+  if (IsSkipped() || HasFatalFailure()) return;
+  ASSERT_TRUE(Create("a", WithDevice(path, "rwm")));
+  EXPECT_EQ(vm_.disks.size(), 2u);  // with the layer's
+  ASSERT_TRUE(vm_.disks.contains(SerialOf(path)));
+  EXPECT_FALSE(vm_.disks[SerialOf(path)]);
+  // The guest's numbers, in the device and its rule, and nothing that names the host's.
+  json given = json::parse(config)["linux"];
+  EXPECT_EQ(given["devices"], json::parse(R"([{"path": "/dev/block", "type": "b", "major": 8, "minor": 0}])"));
+  EXPECT_EQ(given["resources"]["devices"][1], json::parse(R"({"allow": true, "type": "b", "major": 8, "minor": 0, "access": "rwm"})"));
+  EXPECT_THAT(config, Not(HasSubstr("/dev/loop")));
+  ASSERT_TRUE(Create("b", WithDevice(path, "r")));
+  EXPECT_EQ(vm_.disks.size(), 2u);
+  Delete("a", 2);
+  Delete("b");
+  // Anew: a disk of another name, since the former may just be going.
+  ASSERT_TRUE(Create("c", WithDevice(path, "r")));
+  EXPECT_FALSE(vm_.disks.contains(SerialOf(path)));
+  Delete("c");
+}
+
+TEST_F(GuestTasksTest, ReadOnlyIsReadOnlyForAll) {
+  UniqueFd device;
+  std::string path;
+  MakeDevice(&device, &path);
+  if (IsSkipped() || HasFatalFailure()) return;
+  ASSERT_TRUE(Create("a", WithDevice(path, "r")));
+  EXPECT_TRUE(vm_.disks[SerialOf(path)]);
+  auto more = Create("b", WithDevice(path, "rw"));
+  ASSERT_FALSE(more);
+  EXPECT_THAT(more.error().message, HasSubstr("another container has it read-only"));
+  Delete("a");
+}
+
+TEST_F(GuestTasksTest, AMadeUpEndIsMadeSense) {
+  ASSERT_TRUE(Create("a", Spec()));
+  v3::WaitResponse made_up;
+  made_up.set_exit_status(UINT32_MAX);
+  made_up.mutable_exited_at()->set_seconds(INT64_MAX);
+  made_up.mutable_exited_at()->set_nanos(INT32_MAX);
+  EndWith(made_up);
+  v3::WaitRequest wait;
+  wait.set_id("a");
+  auto ended = Call<v3::WaitResponse>("Wait", wait);
+  ASSERT_TRUE(ended) << ended.error().message;
+  EXPECT_EQ(ended->exit_status(), 255u);
+  EXPECT_LE(ended->exited_at().seconds(), time(nullptr));
+  EXPECT_GT(ended->exited_at().seconds(), time(nullptr) - 1000);
+  pod::v1::ContainerInfoRequest ask;
+  ask.set_container_id("a");
+  auto info = Call<pod::v1::ContainerInfoResponse>("ContainerInfo", ask, "caisson.pod.v1.Pod");
+  ASSERT_TRUE(info) << info.error().message;
+  EXPECT_EQ(info->end_reason(), "");
+  Delete("a");
+}
+
+// What a container writes into a file of the host's is brought back: so much of it as was asked for, and to nowhere else (CVE-2026-41326).
+TEST_F(GuestTasksTest, MoreThanWasAskedForIsNotWritten) {
+  std::ofstream(folder_ + "/message") << "as it was";
+  json spec = Spec();
+  spec["mounts"].push_back({{"destination", "/message"}, {"type", "bind"}, {"source", folder_ + "/message"}, {"options", {"rbind", "rw"}}});
+  for (auto [bytes, wanted] : {std::pair<size_t, std::string>(3, "xxx"), {limits::kBringBackBytes + 1, "xxx"}}) {
+    ASSERT_TRUE(Create("a", spec));
+    content = std::string(bytes, 'x');
+    EndWith(v3::WaitResponse());
+    v3::WaitRequest wait;
+    wait.set_id("a");
+    ASSERT_TRUE(Call<v3::WaitResponse>("Wait", wait));
+    EXPECT_EQ(*sys::ReadFile(folder_ + "/message", 1 << 20), wanted);
+    Delete("a");
+  }
+  ++fds_;  // the file stays open for as long as the pod is there
+}
+
+TEST_F(GuestTasksTest, WhatFailsLeavesNoDisk) {
+  UniqueFd device;
+  std::string path;
+  MakeDevice(&device, &path);
+  if (IsSkipped() || HasFatalFailure()) return;
+  auto failed = [&](const json& spec, const char* words) {
+    auto made = Create("a", spec);
+    EXPECT_FALSE(made);
+    EXPECT_THAT(made ? "made" : made.error().message, HasSubstr(words));
+    Settle();
+  };
+  vm_.fails_to_attach = true;
+  failed(WithDevice(path, "rw"), "device_add");
+  vm_.fails_to_attach = false;
+  never_shows = true;
+  failed(WithDevice(path, "rw"), "has not appeared");
+  never_shows = false;
+  fails_to_create = true;
+  failed(WithDevice(path, "rw"), "no");
+  fails_to_create = false;
+  // What a hostile agent answers.
+  more_disks = 1;
+  failed(WithDevice(path, "rw"), "2 disks instead of 1");
+  more_disks = -1;
+  failed(WithDevice(path, "rw"), "0 disks instead of 1");
+  more_disks = 0;
+  json gone = WithDevice(path, "rw");
+  gone["linux"]["devices"][0]["hostPath"] = folder_ + "/no-such-device";
+  failed(gone, "No such file");
+  // Another device has its name by now, or something that is none.
+  json other = WithDevice(path, "rw");
+  other["linux"]["devices"][0]["minor"] = 1000;
+  failed(other, "any more");
+  other = WithDevice(path, "rw");
+  other["linux"]["devices"][0]["hostPath"] = folder_ + "/layer";
+  failed(other, "any more");
+  int yes = 1, no = 0;
+  ASSERT_EQ(ioctl(device.get(), BLKROSET, &yes), 0);
+  failed(WithDevice(path, "rw"), "for writing");
+  ASSERT_EQ(ioctl(device.get(), BLKROSET, &no), 0) << "it would stay so for the next who uses " << path;
+  ASSERT_TRUE(Create("a", WithDevice(path, "r")));
+  Delete("a");
+}
+
+}  // namespace
+}  // namespace caisson::shim

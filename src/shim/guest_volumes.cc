@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "shim/guest_volumes.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/inotify.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/unique_fd.h"
+#include "sys/path.h"
+
+namespace caisson::shim {
+namespace {
+
+// From the first sign of a change to its reading: the kubelet's writer makes several.
+constexpr int64_t kSettleMillis = 20;
+
+struct Reading {
+  guest::v1::PutFilesRequest* request;
+  size_t bytes = 0;
+};
+
+Result<> Count(Reading* reading, size_t bytes) {
+  reading->bytes += bytes;
+  if (reading->bytes > limits::kVolumeCopyBytes || static_cast<size_t>(reading->request->files_size()) > limits::kVolumeCopyEntries) {
+    return MakeError(Code::kResourceExhausted, "it has more than {} bytes or {} files, and is therefore not copied into a VM", limits::kVolumeCopyBytes,
+                     limits::kVolumeCopyEntries);
+  }
+  return {};
+}
+
+guest::v1::File* AddFile(Reading* reading, const std::string& path, const struct stat& info) {
+  guest::v1::File* file = reading->request->add_files();
+  file->set_path(path);
+  file->set_mode(info.st_mode);
+  file->set_uid(info.st_uid);
+  file->set_gid(info.st_gid);
+  return file;
+}
+
+Result<> ReadRegular(Reading* reading, UniqueFd fd, const std::string& path, const struct stat& info) {
+  TRY(Count(reading, static_cast<size_t>(std::max<off_t>(0, info.st_size))));
+  std::string content = TRY(sys::ReadAll(fd.get(), limits::kVolumeCopyBytes));
+  AddFile(reading, path, info)->set_content(std::move(content));
+  return {};
+}
+
+Result<> ReadFolder(Reading* reading, UniqueFd fd, const std::string& prefix, int depth) {
+  if (depth > limits::kCgroupDepth) return MakeError(Code::kResourceExhausted, "'{}' is nested too deeply", prefix);
+  int raw = fd.get();
+  std::unique_ptr<DIR, int (*)(DIR*)> dir(fdopendir(fd.Release()), closedir);
+  if (!dir) return ErrnoError("read folder '{}'", prefix);
+  while (dirent* entry = readdir(dir.get())) {
+    std::string name = entry->d_name, path = prefix + name;
+    if (name == "." || name == "..") continue;
+    struct stat info {};
+    if (fstatat(raw, name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) return ErrnoError("look at '{}'", path);
+    TRY(Count(reading, name.size()));
+    if (S_ISLNK(info.st_mode)) {
+      std::string target(limits::kPathBytes, '\0');
+      ssize_t size = readlinkat(raw, name.c_str(), target.data(), target.size());
+      if (size < 0) return ErrnoError("read link '{}'", path);
+      target.resize(static_cast<size_t>(size));
+      AddFile(reading, path, info)->set_content(std::move(target));
+      continue;
+    }
+    if (!S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)) return MakeError(Code::kFailedPrecondition, "'{}' is neither a file nor a folder nor a link", path);
+    UniqueFd below(openat(raw, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC | (S_ISDIR(info.st_mode) ? O_DIRECTORY : 0)));
+    if (!below) return ErrnoError("open '{}'", path);
+    if (S_ISREG(info.st_mode)) {
+      TRY(ReadRegular(reading, std::move(below), path, info));
+      continue;
+    }
+    AddFile(reading, path, info);
+    TRY(ReadFolder(reading, std::move(below), path + "/", depth + 1));
+  }
+  return {};
+}
+
+}  // namespace
+
+VolumeKind KindOfVolume(const std::string& source, bool read_only) {
+  struct stat info {};
+  if (stat(source.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) return VolumeKind::kFile;
+  bool atomic = lstat((source + "/..data").c_str(), &info) == 0 && S_ISLNK(info.st_mode);
+  if (!read_only || !atomic) return VolumeKind::kShared;
+  auto read = ReadVolume({source, "", VolumeKind::kCopied, true});
+  // Other errors are those of a moment: the kubelet is just writing it.
+  bool never = !read && (read.error().code == Code::kResourceExhausted || read.error().code == Code::kFailedPrecondition);
+  return never ? VolumeKind::kShared : VolumeKind::kCopied;
+}
+
+Result<guest::v1::PutFilesRequest> ReadVolume(const GuestVolume& volume) {
+  guest::v1::PutFilesRequest request;
+  request.set_volume(volume.name);
+  request.set_commit(true);
+  Reading reading{&request};
+  // The source itself may be reached by links: it is the pod's author and the kubelet who chose it.
+  UniqueFd fd(open(volume.source.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  if (!fd) return ErrnoError("open '{}'", volume.source);
+  struct stat info {};
+  if (fstat(fd.get(), &info) != 0) return ErrnoError("look at '{}'", volume.source);
+  auto read = S_ISDIR(info.st_mode)   ? ReadFolder(&reading, std::move(fd), "", 0)
+              : S_ISREG(info.st_mode) ? ReadRegular(&reading, std::move(fd), kSingleFile, info)
+                                      : Result<>(MakeError(Code::kFailedPrecondition, "it is neither a file nor a folder"));
+  if (!read) return std::move(read.error()).Within(fmt::format("volume '{}'", volume.source));
+  return request;
+}
+
+GuestVolumes::~GuestVolumes() {
+  for (auto& [name, kept] : kept_) loop_->CancelTimer(kept.timer);
+  if (changes_) loop_->Unwatch(changes_.get());
+}
+
+Result<> GuestVolumes::Keep(const GuestVolume& volume) {
+  Kept kept;
+  kept.volume = volume;
+  if (volume.kind == VolumeKind::kFile && !volume.read_only) {
+    kept.file = UniqueFd(open(volume.source.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC));  // a read-only file system: not brought back
+  }
+  if (volume.kind == VolumeKind::kCopied) {
+    if (!changes_) {
+      changes_ = UniqueFd(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+      if (!changes_) return ErrnoError("watch volumes for changes");
+      TRY(loop_->Watch(changes_.get(), EPOLLIN, [this](uint32_t) { OnChange(); }));
+    }
+    constexpr uint32_t kEvents = IN_CREATE | IN_DELETE | IN_MOVED_TO | IN_MOVED_FROM | IN_CLOSE_WRITE | IN_ATTRIB | IN_ONLYDIR;
+    kept.watch = inotify_add_watch(changes_.get(), volume.source.c_str(), kEvents);
+    if (kept.watch < 0) return ErrnoError("watch volume '{}' for changes", volume.source);
+  }
+  kept_[volume.name] = std::move(kept);
+  return {};
+}
+
+void GuestVolumes::Put(const GuestVolume& volume, Done done) {
+  if (volume.kind == VolumeKind::kShared) return files_->Put(volume, std::move(done));
+  if (kept_.contains(volume.name)) return done({});
+  // Watched before it is read: no change between the two is missed.
+  auto keeps = Keep(volume);
+  auto request = keeps ? ReadVolume(volume) : Result<guest::v1::PutFilesRequest>(std::move(keeps.error()));
+  if (!request) {
+    kept_.erase(volume.name);
+    return done(std::move(request.error()));
+  }
+  client_->Call<guest::v1::PutFilesResponse>(guest_service::kGuest, "PutFiles", *request, GuestClient::kTimeoutMillis,
+                                      [this, name = volume.name, done](Result<guest::v1::PutFilesResponse> put) {
+                                        if (put) return done({});
+                                        kept_.erase(name);
+                                        done(std::move(put.error()));
+                                      });
+}
+
+void GuestVolumes::OnChange() {
+  alignas(inotify_event) char buffer[16 << 10];
+  for (ssize_t got; (got = read(changes_.get(), buffer, sizeof buffer)) > 0;) {
+    for (ssize_t at = 0; at < got;) {
+      auto* event = reinterpret_cast<inotify_event*>(buffer + at);
+      at += static_cast<ssize_t>(sizeof *event + event->len);
+      for (auto& [name, kept] : kept_) {
+        bool lost = (event->mask & IN_Q_OVERFLOW) != 0;  // of whom is not known
+        if ((!lost && kept.watch != event->wd) || kept.watch < 0 || kept.timer != 0) continue;
+        kept.timer = loop_->After(kSettleMillis, [this, name = name] { Update(name); });
+      }
+    }
+  }
+}
+
+void GuestVolumes::Update(const std::string& name) {
+  auto found = kept_.find(name);
+  if (found == kept_.end()) return;
+  found->second.timer = 0;
+  auto request = ReadVolume(found->second.volume);
+  // Read in the middle of a change: the event of its end will come. A volume that is gone stays as it was.
+  if (!request) return log::Warn("{}", request.error().message);
+  client_->Call<guest::v1::PutFilesResponse>(guest_service::kGuest, "PutFiles", *request, GuestClient::kTimeoutMillis,
+                                      [source = found->second.volume.source](Result<guest::v1::PutFilesResponse> put) {
+                                        if (!put) log::Warn("update volume '{}' in the guest: {}", source, put.error().message);
+                                      });
+}
+
+void GuestVolumes::BringBack(std::vector<GuestVolume> volumes, std::function<void()> done) {
+  while (!volumes.empty()) {
+    GuestVolume volume = std::move(volumes.back());
+    volumes.pop_back();
+    auto found = kept_.find(volume.name);
+    if (found == kept_.end() || !found->second.file) continue;
+    guest::v1::GetFileRequest request;
+    request.set_volume(volume.name);
+    request.set_path(kSingleFile);
+    request.set_limit(limits::kBringBackBytes);
+    return client_->Call<guest::v1::GetFileResponse>(
+        guest_service::kGuest, "GetFile", request, GuestClient::kTimeoutMillis,
+        [this, volume, volumes = std::move(volumes), done = std::move(done)](Result<guest::v1::GetFileResponse> got) mutable {
+          auto kept = kept_.find(volume.name);
+          if (got && got->content().size() > limits::kBringBackBytes) {
+            log::Warn("bring volume '{}' back: the guest says more than it was asked for", volume.source);
+          } else if (got && kept != kept_.end()) {
+            int fd = kept->second.file.get();
+            const std::string& bytes = got->content();
+            if (pwrite(fd, bytes.data(), bytes.size(), 0) < 0 || ftruncate(fd, static_cast<off_t>(bytes.size())) != 0) {
+              log::Warn("bring volume '{}' back: {}", volume.source, ErrnoError("write").message);
+            }
+          }
+          BringBack(std::move(volumes), std::move(done));
+        });
+  }
+  done();
+}
+
+}  // namespace caisson::shim
