@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "shim/sandbox_pod.h"
+
+#include "base/clock.h"
+#include "containerd/sandbox.pb.h"
+
+namespace caisson::shim {
+namespace {
+
+namespace v1 = containerd::runtime::sandbox::v1;
+
+constexpr char kService[] = "containerd.runtime.sandbox.v1.Sandbox";
+
+void SetTime(int64_t nanos, wkt::Timestamp* time) {
+  time->set_seconds(nanos / kNanosPerSecond);
+  time->set_nanos(static_cast<int32_t>(nanos % kNanosPerSecond));
+}
+
+v1::PlatformResponse PlatformOfThis() {
+  v1::PlatformResponse response;
+  response.mutable_platform()->set_os("linux");
+#if defined(__x86_64__)
+  response.mutable_platform()->set_architecture("amd64");
+#elif defined(__aarch64__)
+  response.mutable_platform()->set_architecture("arm64");
+  response.mutable_platform()->set_variant("v8");
+#endif
+  return response;
+}
+
+template <class Request, class Response, class Call>
+void Add(ttrpc::Server* server, const char* method, Call call) {
+  server->HandleTyped<Request, Response>(kService, method, [call](const Request& request, std::function<void(Result<Response>)> respond) {
+    call(request, std::move(respond));
+  });
+}
+
+}  // namespace
+
+Result<> SandboxPod::CheckFresh() const {
+  if (state_ == State::kFailed) return MakeError(Code::kFailedPrecondition, "pod sandbox '{}' has failed to be created", id_);
+  if (state_ != State::kNone) return MakeError(Code::kAlreadyExists, "pod sandbox '{}' exists already", id_);
+  return {};
+}
+
+void SandboxPod::SetStopped() {
+  state_ = State::kStopped;
+  exited_at_nanos_ = NowNanos();
+  for (auto& waiter : std::exchange(waiters_, {})) waiter();
+}
+
+void RegisterSandboxService(ttrpc::Server* server, SandboxPod* pod, std::function<void()> on_shutdown) {
+  Add<v1::CreateSandboxRequest, v1::CreateSandboxResponse>(server, "CreateSandbox", [pod](const auto& request, auto respond) {
+    pod::v1::SandboxOptions options;
+    if (!request.options().type_url().ends_with(kSandboxOptionsType) || !options.ParseFromString(request.options().value())) {
+      return respond(MakeError(Code::kInvalidArgument, "pod sandbox '{}': its options are not {}", pod->id(), kSandboxOptionsType));
+    }
+    pod->Create(request.bundle_path(), request.netns_path(), options, [respond](Result<> created) {
+      if (!created) return respond(std::move(created.error()));
+      respond(v1::CreateSandboxResponse());
+    });
+  });
+  Add<v1::StartSandboxRequest, v1::StartSandboxResponse>(server, "StartSandbox", [pod](const auto&, auto respond) {
+    pod->Start([pod, respond](Result<> started) {
+      if (!started) return respond(std::move(started.error()));
+      v1::StartSandboxResponse response;
+      response.set_pid(static_cast<uint32_t>(pod->SandboxPid()));
+      SetTime(pod->created_at_nanos_, response.mutable_created_at());
+      respond(std::move(response));
+    });
+  });
+  Add<v1::StopSandboxRequest, v1::StopSandboxResponse>(server, "StopSandbox", [pod](const auto& request, auto respond) {
+    auto stopped = pod->Stop(request.timeout_secs() > 0 ? int64_t{request.timeout_secs()} * 1000 : kStopMillis);
+    if (!stopped) return respond(std::move(stopped.error()));
+    respond(v1::StopSandboxResponse());
+  });
+  Add<v1::ShutdownSandboxRequest, v1::ShutdownSandboxResponse>(server, "ShutdownSandbox", [pod, on_shutdown](const auto&, auto respond) {
+    auto stopped = pod->Stop(kStopMillis);
+    if (!stopped) return respond(std::move(stopped.error()));
+    respond(v1::ShutdownSandboxResponse());
+    on_shutdown();
+  });
+  Add<v1::WaitSandboxRequest, v1::WaitSandboxResponse>(server, "WaitSandbox", [pod](const auto&, auto respond) {
+    auto answer = [pod, respond] {
+      v1::WaitSandboxResponse response;
+      SetTime(pod->exited_at_nanos_, response.mutable_exited_at());
+      respond(std::move(response));
+    };
+    if (pod->stopped()) return answer();
+    pod->waiters_.push_back(answer);
+  });
+  Add<v1::SandboxStatusRequest, v1::SandboxStatusResponse>(server, "SandboxStatus", [pod](const auto&, auto respond) {
+    v1::SandboxStatusResponse response;
+    response.set_sandbox_id(pod->id());
+    response.set_pid(static_cast<uint32_t>(pod->SandboxPid()));
+    // containerd's words (its sandbox controller compares them).
+    response.set_state(pod->state_ == SandboxPod::State::kReady ? "SANDBOX_READY" : "SANDBOX_NOTREADY");
+    for (auto& [key, value] : pod->Info()) (*response.mutable_info())[key] = std::move(value);
+    SetTime(pod->created_at_nanos_, response.mutable_created_at());
+    if (pod->exited_at_nanos_ != 0) SetTime(pod->exited_at_nanos_, response.mutable_exited_at());
+    respond(std::move(response));
+  });
+  Add<v1::PingRequest, v1::PingResponse>(server, "PingSandbox", [](const auto&, auto respond) { respond(v1::PingResponse()); });
+  Add<v1::PlatformRequest, v1::PlatformResponse>(server, "Platform", [](const auto&, auto respond) { respond(PlatformOfThis()); });
+  server->Handle(kService, "SandboxMetrics", [](std::string_view, ttrpc::Reply reply) {
+    reply(MakeError(Code::kUnimplemented, "metrics of the sandbox itself are not kept; ask Task.Stats or caisson.pod.v1.Pod/Stats"));
+  });
+}
+
+}  // namespace caisson::shim
