@@ -131,8 +131,12 @@ TEST_F(Containers, ErrorsLeaveNothing) {
   request.set_bundle(folder_ + "/c1");
   EXPECT_EQ((Call<v3::CreateTaskResponse>(kTask, "Create", request).error().code), Code::kInvalidArgument);
   request.set_id("c4");
-  request.set_checkpoint("/x");
-  EXPECT_EQ((Call<v3::CreateTaskResponse>(kTask, "Create", request).error().code), Code::kUnimplemented);
+  request.set_checkpoint("/no/such/images");
+  auto restored = Call<v3::CreateTaskResponse>(kTask, "Create", request);
+  ASSERT_FALSE(restored);
+  EXPECT_EQ(restored.error().code, Code::kNotFound);
+  EXPECT_THAT(restored.error().message, HasSubstr("/no/such/images"));
+  EXPECT_THAT(Cgroups(), testing::IsEmpty());
 }
 
 TEST_F(Containers, CreatedAndNeverStarted) {
@@ -316,7 +320,10 @@ TEST_F(Containers, PauseResumeUpdatePidsStats) {
   EXPECT_EQ(Wait("c1").exit_status(), 137u);
   v3::CheckpointTaskRequest checkpoint;
   checkpoint.set_id("c1");
-  EXPECT_EQ((Call<wkt::Empty>(kTask, "Checkpoint", checkpoint).error().code), Code::kUnimplemented);
+  auto dumped = Call<wkt::Empty>(kTask, "Checkpoint", checkpoint);
+  ASSERT_FALSE(dumped);
+  EXPECT_EQ(dumped.error().code, Code::kFailedPrecondition);
+  EXPECT_THAT(dumped.error().message, HasSubstr("it is not running"));
 }
 
 // A client that wants the bytes themselves: containerd.

@@ -2,12 +2,16 @@
 //
 // containerd-shim-caisson-v2: the companion, one process per pod.
 //
-//   containerd-shim-caisson-v2 serve --id POD --listen-fd N [--log-fd N] [--seccomp-cache DIR]
+//   containerd-shim-caisson-v2 serve --id POD --listen-fd N [--log-fd N] [--seccomp-cache DIR] [--sandbox native|vm]
 //     serves the pod on an already listening unix socket until it is shut down, or gets SIGTERM; started by caissond.
 //   containerd-shim-caisson-v2 cleanup --id POD --bundle DIR
 //     after the companion's sudden death: ends and removes what it left.
 //   containerd-shim-caisson-v2 probe --folder DIR
 //     whether pods can have user namespaces, with image layers in DIR: exit status 1 and the reason if not.
+//   containerd-shim-caisson-v2 serve-files
+//     serves folders to the guest of a VM pod, confined; started by its companion with two sockets (files/serve.h).
+//   containerd-shim-caisson-v2 criu-check [--criu PROGRAM]
+//     becomes `criu check`, which says whether containers can be checkpointed on this host.
 #include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
@@ -19,6 +23,7 @@
 #include <algorithm>
 #include <climits>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -27,23 +32,30 @@
 #include "base/id.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "files/serve.h"
 #include "oci/user_namespace.h"
 #include "shim/cgroup_record.h"
 #include "shim/native_pod.h"
+#include "shim/template_keeper.h"
+#include "shim/vm_pod.h"
 #include "sys/event_loop.h"
+#include "task/checkpoint.h"
 #include "task/pod_service.h"
 #include "task/task_service.h"
 #include "ttrpc/server.h"
+#include "vmm/accelerator.h"
 
 namespace caisson::shim {
 namespace {
 
 constexpr char kUsage[] =
-    "usage: containerd-shim-caisson-v2 serve --id POD --listen-fd N [--log-fd N] [--seccomp-cache DIR]\n"
+    "usage: containerd-shim-caisson-v2 serve --id POD --listen-fd N [--log-fd N] [--seccomp-cache DIR] [--sandbox native|vm|template] [--folder DIR]\n"
     "       containerd-shim-caisson-v2 cleanup --id POD --bundle DIR\n"
-    "       containerd-shim-caisson-v2 probe --folder DIR\n"
+    "       containerd-shim-caisson-v2 probe --folder DIR | --accelerator kvm\n"
+    "       containerd-shim-caisson-v2 criu-check [--criu PROGRAM]\n"
     "The companion of one pod of Caisson; caissond starts it.\n";
-constexpr int64_t kStopMillis = 10'000;
+// From the death of a pod's machine to that of its companion: its last answers are on their way.
+constexpr int64_t kEndMillis = 200;
 
 using Flags = std::map<std::string, std::string>;
 
@@ -97,6 +109,58 @@ Result<UniqueFd> WatchSignals(sys::EventLoop* loop, std::function<void()> on_end
   return fd;
 }
 
+// Until the loop is stopped.
+Result<> ServePod(SandboxPod* pod, ttrpc::Server* server, UniqueFd listener, sys::EventLoop* loop, const std::function<void()>& shutdown) {
+  RegisterSandboxService(server, pod, shutdown);
+  UniqueFd signals = TRY(WatchSignals(loop, [&] {
+    auto stopped = pod->Stop(kStopMillis);
+    if (!stopped) log::Error("stop pod {}: {}", pod->id(), stopped.error().message);
+    shutdown();
+  }));
+  TRY(server->Listen(std::move(listener)));
+  auto done = loop->Run();
+  loop->Unwatch(signals.get());
+  return done;
+}
+
+// Not before the answer to the request that ends us is written.
+std::function<void()> StopSoon(sys::EventLoop* loop) {
+  return [loop] { loop->Post([loop] { loop->Stop(); }); };
+}
+
+Result<> ServeNative(const std::string& id, const std::string& seccomp_cache, UniqueFd listener, sys::EventLoop* loop) {
+  auto tasks = TRY(task::Tasks::Create(loop));
+  auto shutdown = StopSoon(loop);
+  NativePod pod(id, seccomp_cache, tasks.get());
+  auto server = ttrpc::Server::Create(loop);
+  task::RegisterTaskService(server.get(), tasks.get(), shutdown);
+  task::RegisterPodService(server.get(), tasks.get());
+  return ServePod(&pod, server.get(), std::move(listener), loop, shutdown);
+}
+
+Result<> ServeVm(const std::string& id, UniqueFd listener, sys::EventLoop* loop) {
+  auto shutdown = StopSoon(loop);
+  // Without its machine a pod is nothing: those who wait are told, then this process ends as well.
+  VmPod pod(id, loop, [loop, shutdown] { loop->After(kEndMillis, shutdown); });
+  auto server = ttrpc::Server::Create(loop);
+  pod.Register(server.get(), shutdown);
+  return ServePod(&pod, server.get(), std::move(listener), loop, shutdown);
+}
+
+// A template belongs to no pod.
+Result<> ServeTemplate(const std::string& id, const std::string& folder, UniqueFd listener, sys::EventLoop* loop) {
+  if (!folder.starts_with('/')) return MakeError(Code::kInvalidArgument, "--sandbox template needs --folder with an absolute path");
+  auto shutdown = StopSoon(loop);
+  TemplateKeeper keeper(id, folder, loop, shutdown);
+  auto server = ttrpc::Server::Create(loop);
+  keeper.Register(server.get());
+  UniqueFd signals = TRY(WatchSignals(loop, shutdown));
+  TRY(server->Listen(std::move(listener)));
+  auto done = loop->Run();
+  loop->Unwatch(signals.get());
+  return done;
+}
+
 Result<> Serve(Flags flags) {
   UniqueFd listener(TRY(TakeDescriptor(flags["listen-fd"])));
   fcntl(listener.get(), F_SETFL, fcntl(listener.get(), F_GETFL) | O_NONBLOCK);
@@ -104,24 +168,18 @@ Result<> Serve(Flags flags) {
   SaveMemory();
   prctl(PR_SET_NAME, "caisson-shim", 0, 0, 0);
   auto loop = TRY(sys::EventLoop::Create());
-  auto tasks = TRY(task::Tasks::Create(loop.get()));
-  // Not before the answer to the request that ends us is written.
-  auto shutdown = [&loop] { loop->Post([&loop] { loop->Stop(); }); };
-  NativePod pod(flags["id"], flags["seccomp-cache"], tasks.get(), shutdown);
-  auto server = ttrpc::Server::Create(loop.get());
-  pod.Register(server.get());
-  task::RegisterTaskService(server.get(), tasks.get(), shutdown);
-  task::RegisterPodService(server.get(), tasks.get());
-  UniqueFd signals = TRY(WatchSignals(loop.get(), [&] {
-    auto stopped = pod.Stop(kStopMillis);
-    if (!stopped) log::Error("stop pod {}: {}", pod.id(), stopped.error().message);
-    shutdown();
-  }));
-  TRY(server->Listen(std::move(listener)));
-  flags.clear();
-  auto done = loop->Run();
-  loop->Unwatch(signals.get());
-  return done;
+  const std::string& sandbox = flags["sandbox"];
+  if (sandbox == "vm") return ServeVm(flags["id"], std::move(listener), loop.get());
+  if (sandbox == "template") return ServeTemplate(flags["id"], flags["folder"], std::move(listener), loop.get());
+  if (!sandbox.empty() && sandbox != "native") return MakeError(Code::kInvalidArgument, "no sandbox '{}' (there are: native, vm, template)", sandbox);
+  return ServeNative(flags["id"], flags["seccomp-cache"], std::move(listener), loop.get());
+}
+
+Result<> ProbeKvm(const std::string& name) {
+  if (name != "kvm") return MakeError(Code::kInvalidArgument, "no accelerator '{}' to probe for (there is: kvm)", name);
+  auto probe = vmm::ProbeAccelerator();
+  if (probe.accelerator == vmm::Accelerator::kKvm) return {};
+  return MakeError(Code::kUnavailable, "KVM is not usable: {}", probe.reason);
 }
 
 Result<> Run(int argc, char** argv) {
@@ -130,16 +188,25 @@ Result<> Run(int argc, char** argv) {
     std::fputs(kUsage, stdout);
     return {};
   }
-  if (verb == "serve") return Serve(TRY(ParseFlags(argc, argv, {"id", "listen-fd", "log-fd", "seccomp-cache"})));
+  if (verb == "serve") return Serve(TRY(ParseFlags(argc, argv, {"id", "listen-fd", "log-fd", "seccomp-cache", "sandbox", "folder"})));
+  if (verb == "serve-files") std::exit(files::Serve());
   if (verb == "cleanup") {
     auto flags = TRY(ParseFlags(argc, argv, {"id", "bundle"}));
     if (!flags["bundle"].starts_with('/')) return MakeError(Code::kInvalidArgument, "cleanup needs --bundle with an absolute path");
     return CleanUp(flags["bundle"]);
   }
   if (verb == "probe") {
-    auto flags = TRY(ParseFlags(argc, argv, {"folder"}));
+    auto flags = TRY(ParseFlags(argc, argv, {"folder", "accelerator"}));
+    if (!flags["accelerator"].empty()) return ProbeKvm(flags["accelerator"]);
     if (!flags["folder"].starts_with('/')) return MakeError(Code::kInvalidArgument, "probe needs --folder with an absolute path");
     return oci::ProbeUserNamespaces(flags["folder"]);
+  }
+  if (verb == "criu-check") {
+    auto flags = TRY(ParseFlags(argc, argv, {"criu"}));
+    std::string program = TRY(task::FindCriu(flags["criu"])), check = "check";
+    char* args[] = {program.data(), check.data(), nullptr};
+    execv(program.c_str(), args);
+    return ErrnoError("exec '{}'", program);
   }
   return MakeError(Code::kInvalidArgument, "unknown verb '{}' (try --help)", verb);
 }
