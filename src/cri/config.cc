@@ -26,6 +26,8 @@
 namespace caisson::cri {
 namespace {
 
+constexpr int64_t kMostVcpus = 255, kLeastVmBytes = int64_t{128} << 20, kMostVmBytes = int64_t{1} << 42;
+
 // Where a key's value goes. The one list of all keys: parsing and printing both walk it.
 struct Field {
   std::string_view table, key;
@@ -41,11 +43,13 @@ std::vector<Field> Fields(Config* c) {
       {"", "log_level", &c->log_level},
       {"", "cgroup_driver", &c->cgroup_driver},
       {"", "default_handler", &c->default_handler},
+      {"", "untrusted_handler", &c->untrusted_handler},
       {"", "shim_path", &c->shim_path},
       {"", "shim_timeout_seconds", &c->shim_timeout_seconds},
       {"", "max_threads", &c->max_threads},
       {"cni", "conf_dir", &c->cni.conf_dir},
       {"cni", "bin_dirs", &c->cni.bin_dirs},
+      {"cni", "conf_template", &c->cni.conf_template},
       {"cni", "max_conf_files", &c->cni.max_conf_files},
       {"cni", "add_timeout_seconds", &c->cni.add_timeout_seconds},
       {"cni", "del_timeout_seconds", &c->cni.del_timeout_seconds},
@@ -70,9 +74,34 @@ std::vector<Field> Fields(Config* c) {
       {"streaming", "tls_certificate", &c->streaming.tls_certificate},
       {"streaming", "tls_key", &c->streaming.tls_key},
       {"streaming", "idle_timeout_seconds", &c->streaming.idle_timeout_seconds},
+      {"stats", "sample_seconds", &c->stats.sample_seconds},
       {"metrics", "address", &c->metrics.address},
+      {"checkpoint", "criu", &c->checkpoint.criu},
+      {"checkpoint", "restore", &c->checkpoint.restore},
+      {"templates", "max_count", &c->templates.max_count},
+      {"templates", "max_bytes", &c->templates.max_bytes},
+      {"templates", "idle_seconds", &c->templates.idle_seconds},
   };
 }
+
+// Of a table [handlers.NAME]; all but the first two are for VMs.
+std::vector<Field> HandlerFields(HandlerConfig* h) {
+  return {
+      {"", "shim_path", &h->shim_path},
+      {"", "sandbox", &h->sandbox},
+      {"", "vmm", &h->vmm},
+      {"", "vmm_path", &h->vmm_path},
+      {"", "kernel", &h->kernel},
+      {"", "initrd", &h->initrd},
+      {"", "accelerator", &h->accelerator},
+      {"", "vcpus", &h->vcpus},
+      {"", "memory_bytes", &h->memory_bytes},
+      {"", "first_vmm_id", &h->first_vmm_id},
+      {"", "templates", &h->templates},
+      {"", "debug", &h->debug},
+  };
+}
+constexpr ptrdiff_t kNativeHandlerFields = 2;
 
 constexpr std::string_view kDriverWords[] = {"auto", "cgroupfs", "systemd"};
 
@@ -130,6 +159,31 @@ const char* TypeName(const Field& field) {
   return kNames[field.at.index()];
 }
 
+Result<HandlerConfig> ReadHandler(const toml::table& table, std::string_view name, std::string_view origin) {
+  HandlerConfig handler = DefaultHandler(name);
+  auto fields = HandlerFields(&handler);
+  const toml::node* of_vms = nullptr;
+  std::string key_of_vms;
+  for (const auto& [key, entry] : table) {
+    auto field = std::find_if(fields.begin(), fields.end(), [&key = key](const Field& f) { return f.key == key.str(); });
+    if (field == fields.end()) {
+      return MakeError(Code::kInvalidArgument, "{}unknown key 'handlers.{}.{}'", At(origin, entry), name, key.str());
+    }
+    if (!std::visit([&entry = entry](auto* at) { return Assign(entry, at); }, field->at)) {
+      return MakeError(Code::kInvalidArgument, "{}'handlers.{}.{}' must be {}", At(origin, entry), name, key.str(),
+                       TypeName(*field));
+    }
+    if (field - fields.begin() < kNativeHandlerFields) continue;
+    of_vms = &entry;
+    key_of_vms = key.str();
+  }
+  if (of_vms != nullptr && !handler.IsVm()) {
+    return MakeError(Code::kInvalidArgument, "{}'handlers.{}.{}' is for a handler with sandbox = \"vm\"", At(origin, *of_vms),
+                     name, key_of_vms);
+  }
+  return handler;
+}
+
 Result<> ReadHandlers(const toml::node& node, std::string_view origin, Config* config) {
   const toml::table* handlers = node.as_table();
   if (!handlers) return MakeError(Code::kInvalidArgument, "{}'handlers' must be a table", At(origin, node));
@@ -138,44 +192,34 @@ Result<> ReadHandlers(const toml::node& node, std::string_view origin, Config* c
     if (!table) {
       return MakeError(Code::kInvalidArgument, "{}'handlers.{}' must be a table", At(origin, value), name.str());
     }
-    HandlerConfig handler;
-    for (const auto& [key, entry] : *table) {
-      if (key.str() != "shim_path") {
-        return MakeError(Code::kInvalidArgument, "{}unknown key 'handlers.{}.{}'", At(origin, entry), name.str(),
-                         key.str());
-      }
-      if (!Assign(entry, &handler.shim_path)) {
-        return MakeError(Code::kInvalidArgument, "{}'handlers.{}.shim_path' must be a string", At(origin, entry),
-                         name.str());
-      }
-    }
-    config->handlers[std::string(name.str())] = std::move(handler);
+    config->handlers[std::string(name.str())] = TRY(ReadHandler(*table, name.str(), origin));
   }
   return {};
 }
 
 Result<> ReadTable(const toml::table& table, std::string_view name, std::string_view origin, Config* config) {
   auto fields = Fields(config);
-  for (const auto& [key, node] : table) {
-    if (name.empty() && key.str() == "handlers") {
+  for (const auto& [at, node] : table) {
+    std::string_view key = at.str();
+    if (name.empty() && key == "handlers") {
       TRY(ReadHandlers(node, origin, config));
       continue;
     }
     bool is_table = name.empty() && std::any_of(fields.begin(), fields.end(),
-                                                [&](const Field& field) { return field.table == key.str(); });
+                                                [&](const Field& field) { return field.table == key; });
     if (is_table) {
       const toml::table* inner = node.as_table();
-      if (!inner) return MakeError(Code::kInvalidArgument, "{}'{}' must be a table", At(origin, node), key.str());
-      TRY(ReadTable(*inner, key.str(), origin, config));
+      if (!inner) return MakeError(Code::kInvalidArgument, "{}'{}' must be a table", At(origin, node), key);
+      TRY(ReadTable(*inner, key, origin, config));
       continue;
     }
     auto field = std::find_if(fields.begin(), fields.end(),
-                              [&](const Field& f) { return f.table == name && f.key == key.str(); });
+                              [&](const Field& f) { return f.table == name && f.key == key; });
     if (field == fields.end()) {
-      return MakeError(Code::kInvalidArgument, "{}unknown key '{}'", At(origin, node), FullKey(name, key.str()));
+      return MakeError(Code::kInvalidArgument, "{}unknown key '{}'", At(origin, node), FullKey(name, key));
     }
-    if (!std::visit([&node = node](auto* at) { return Assign(node, at); }, field->at)) {
-      return MakeError(Code::kInvalidArgument, "{}'{}' must be {}", At(origin, node), FullKey(name, key.str()),
+    if (!std::visit([&node = node](auto* to) { return Assign(node, to); }, field->at)) {
+      return MakeError(Code::kInvalidArgument, "{}'{}' must be {}", At(origin, node), FullKey(name, key),
                        TypeName(*field));
     }
   }
@@ -231,7 +275,39 @@ Result<> CheckStreaming(const StreamingSettings& streaming) {
   return MakeError(Code::kInvalidArgument, "'streaming.tls_certificate' and 'streaming.tls_key' need each other");
 }
 
+Result<> CheckOneOf(std::string_view key, const std::string& value, const std::vector<std::string>& words) {
+  if (std::find(words.begin(), words.end(), value) != words.end()) return {};
+  return MakeError(Code::kInvalidArgument, "'{}' must be one of {}, not '{}'", key, Join(words, ", "), value);
+}
+
+Result<> CheckHandler(const std::string& name, const HandlerConfig& handler) {
+  if (!IsSafeName(name)) return MakeError(Code::kInvalidArgument, "'{}' cannot be the name of a handler", name);
+  auto key = [&](const char* word) { return fmt::format("handlers.{}.{}", name, word); };
+  TRY(CheckPath(key("shim_path"), handler.shim_path, true));
+  TRY(CheckOneOf(key("sandbox"), handler.sandbox, {"native", "vm"}));
+  TRY(CheckOneOf(key("vmm"), handler.vmm, {"qemu"}));
+  TRY(CheckOneOf(key("accelerator"), handler.accelerator, {"auto", "kvm", "tcg"}));
+  TRY(CheckPath(key("vmm_path"), handler.vmm_path, true));
+  TRY(CheckPath(key("kernel"), handler.kernel, false));
+  TRY(CheckPath(key("initrd"), handler.initrd, false));
+  TRY(CheckRange(key("vcpus"), handler.vcpus, 1, kMostVcpus));
+  TRY(CheckRange(key("memory_bytes"), handler.memory_bytes, kLeastVmBytes, kMostVmBytes));
+  // Neither root nor 4294967295, which is no id (setresuid(2)).
+  return CheckRange(key("first_vmm_id"), handler.first_vmm_id, 1000, int64_t{UINT32_MAX} - kVmmIds);
+}
+
+Result<> CheckHandlerNamed(const Config& config, std::string_view key, const std::string& name) {
+  if (config.handlers.contains(name)) return {};
+  return MakeError(Code::kInvalidArgument, "'{}' is '{}', which is not among the handlers", key, name);
+}
+
 }  // namespace
+
+HandlerConfig DefaultHandler(std::string_view name) {
+  HandlerConfig handler;
+  if (name == kVmHandler) handler.sandbox = "vm";
+  return handler;
+}
 
 Result<Config> ParseConfig(std::string_view text, std::string_view origin) {
   if (text.size() > limits::kConfigFileBytes) {
@@ -271,9 +347,11 @@ Result<> ValidateConfig(const Config& config) {
   TRY(CheckPath("image_socket", config.image_socket, true));
   TRY(CheckPath("shim_path", config.shim_path, true));
   TRY(CheckPath("cni.conf_dir", config.cni.conf_dir, false));
+  TRY(CheckPath("cni.conf_template", config.cni.conf_template, true));
   for (const std::string& dir : config.cni.bin_dirs) TRY(CheckPath("cni.bin_dirs", dir, false));
   TRY(CheckPath("images.certs_dir", config.images.certs_dir, true));
   TRY(CheckPath("images.docker_config", config.images.docker_config, true));
+  TRY(CheckPath("checkpoint.criu", config.checkpoint.criu, true));
   TRY(CheckPath("containers.seccomp_profile", config.containers.seccomp_profile, true));
   for (const std::string& dir : config.containers.cdi_spec_dirs) TRY(CheckPath("containers.cdi_spec_dirs", dir, false));
   log::Level level;
@@ -288,6 +366,10 @@ Result<> ValidateConfig(const Config& config) {
   }
   TRY(CheckRange("shim_timeout_seconds", config.shim_timeout_seconds, 1, 3600));
   TRY(CheckRange("max_threads", config.max_threads, 8, 10'000));
+  TRY(CheckRange("stats.sample_seconds", config.stats.sample_seconds, 0, 3600));
+  TRY(CheckRange("templates.max_count", config.templates.max_count, 0, 1000));
+  TRY(CheckRange("templates.max_bytes", config.templates.max_bytes, 0, int64_t{1} << 50));
+  TRY(CheckRange("templates.idle_seconds", config.templates.idle_seconds, 1, 365 * 24 * 3600));
   TRY(CheckRange("cni.max_conf_files", config.cni.max_conf_files, 1, 64));
   TRY(CheckRange("cni.add_timeout_seconds", config.cni.add_timeout_seconds, 1, 3600));
   TRY(CheckRange("cni.del_timeout_seconds", config.cni.del_timeout_seconds, 1, 3600));
@@ -298,15 +380,9 @@ Result<> ValidateConfig(const Config& config) {
   TRY(CheckRange("containers.log_line_bytes", config.containers.log_line_bytes, 64, 1 << 20));
   TRY(CheckStreaming(config.streaming));
   TRY(CheckMetrics(config.metrics));
-  for (const auto& [name, handler] : config.handlers) {
-    if (!IsSafeName(name)) return MakeError(Code::kInvalidArgument, "'{}' cannot be the name of a handler", name);
-    TRY(CheckPath(fmt::format("handlers.{}.shim_path", name), handler.shim_path, true));
-  }
-  if (!config.handlers.contains(config.default_handler)) {
-    return MakeError(Code::kInvalidArgument, "'default_handler' is '{}', which is not among the handlers",
-                     config.default_handler);
-  }
-  return {};
+  for (const auto& [name, handler] : config.handlers) TRY(CheckHandler(name, handler));
+  if (!config.untrusted_handler.empty()) TRY(CheckHandlerNamed(config, "untrusted_handler", config.untrusted_handler));
+  return CheckHandlerNamed(config, "default_handler", config.default_handler);
 }
 
 std::vector<std::string> ChangedKeys(const Config& before, const Config& after) {
@@ -339,8 +415,12 @@ std::string FormatConfig(const Config& config) {
     Insert(document[field.table].as_table(), field);
   }
   toml::table handlers;
-  for (const auto& [name, handler] : config.handlers) {
-    handlers.insert_or_assign(name, toml::table{{"shim_path", handler.shim_path}});
+  for (auto& [name, handler] : copy.handlers) {
+    auto fields = HandlerFields(&handler);
+    if (!handler.IsVm()) fields.resize(kNativeHandlerFields);
+    toml::table table;
+    for (const Field& field : fields) Insert(&table, field);
+    handlers.insert_or_assign(name, std::move(table));
   }
   document.insert_or_assign("handlers", std::move(handlers));
   std::ostringstream out;

@@ -19,13 +19,34 @@ enum class CgroupDriver { kAuto, kCgroupfs, kSystemd };
 
 // A runtime handler: what RunPodSandbox's runtime_handler (RuntimeClass) may name.
 struct HandlerConfig {
-  std::string shim_path;  // empty: Config::shim_path
+  std::string shim_path;           // empty: Config::shim_path
+  std::string sandbox = "native";  // or "vm": each pod is a virtual machine
+  // What follows is for "vm".
+  std::string vmm = "qemu";
+  std::string vmm_path;  // empty: where its package puts it
+  std::string kernel = "/usr/lib/caisson/guest/kernel";
+  std::string initrd = "/usr/lib/caisson/guest/initramfs";
+  std::string accelerator = "auto";    // "kvm", "tcg", or whichever a probe finds
+  int64_t vcpus = 1;                   // of a pod without a CPU limit
+  int64_t memory_bytes = 512 << 20;    // of a pod without a memory limit
+  int64_t first_vmm_id = 1'900'000'000;  // each pod's VMM runs as a user and group of its own of kVmmIds from here
+  bool templates = true;               // pods are clones of a VM that has booted
+  bool debug = false;                  // `caisson exec --guest`: processes in the guest that are in no container
+
+  bool IsVm() const { return sandbox == "vm"; }
   bool operator==(const HandlerConfig&) const = default;
 };
+
+inline constexpr char kVmHandler[] = "caisson-vm";  // the handler whose sandbox is "vm" unless its table says otherwise
+inline constexpr int64_t kVmmIds = 1 << 27;
+
+// What the table [handlers.NAME] begins with.
+HandlerConfig DefaultHandler(std::string_view name);
 
 struct CniSettings {
   std::string conf_dir = "/etc/cni/net.d";
   std::vector<std::string> bin_dirs = {"/opt/cni/bin", "/usr/lib/cni"};
+  std::string conf_template;  // of what UpdateRuntimeConfig writes into conf_dir (net/conf_template.h); empty: nothing
   int max_conf_files = 1;
   int64_t add_timeout_seconds = 60, del_timeout_seconds = 60;
 };
@@ -59,6 +80,21 @@ struct StreamingSettings {
   int64_t idle_timeout_seconds = 4 * 3600;
 };
 
+struct CheckpointSettings {
+  std::string criu;      // the program; empty: criu of the usual folders
+  bool restore = false;  // whether containers are created from checkpoint archives: docs/threat-model.md
+};
+
+struct TemplateSettings {
+  int64_t max_count = 8;
+  int64_t max_bytes = int64_t{4} << 30;  // of the memory sizes of all
+  int64_t idle_seconds = 3600;           // unused for so long, a template ends
+};
+
+struct StatsSettings {
+  int64_t sample_seconds = 5;  // how old the figures of all pods may be; 0: read when asked
+};
+
 struct MetricsSettings {
   std::string address;  // "127.0.0.1:9465" of /metrics; empty: none
 };
@@ -71,7 +107,8 @@ struct Config {
   std::string log_level = "info";
   CgroupDriver cgroup_driver = CgroupDriver::kAuto;
   std::string default_handler = "caisson";
-  std::map<std::string, HandlerConfig> handlers = {{"caisson", {}}};
+  std::string untrusted_handler;  // of pods that an annotation calls untrusted and that name no handler; empty: not looked at
+  std::map<std::string, HandlerConfig> handlers = {{"caisson", {}}, {kVmHandler, DefaultHandler(kVmHandler)}};
   std::string shim_path;  // the companion; empty: beside this program, then in PATH
   int64_t shim_timeout_seconds = 60;  // one request to a companion, but for waits
   int max_threads = 256;              // RPCs in work at once
@@ -79,15 +116,23 @@ struct Config {
   ImageSettings images;
   ContainerDefaults containers;
   StreamingSettings streaming;
+  StatsSettings stats;
   MetricsSettings metrics;
+  CheckpointSettings checkpoint;
+  TemplateSettings templates;
 
   // Fault points that fail (tests only; the hidden flag --fault). Not a key of the file.
   std::vector<std::string> faults;
 
   std::string SocketPath() const { return socket.empty() ? state + "/caisson.sock" : socket; }
   std::string ImagesRoot() const { return root + "/images"; }
+  // <root>/checkpoints: archives that are being written or restored from; 0700. Each goes with what it is for.
+  std::string CheckpointsDir() const { return root + "/checkpoints"; }
+  std::string CheckpointDir(std::string_view container_id) const { return CheckpointsDir() + "/" + std::string(container_id); }
   std::string IndexPath() const { return root + "/caissond.db"; }
   std::string LockPath() const { return root + "/lock"; }
+  // A folder for each template's keeper: its socket and log. 0700.
+  std::string TemplateDir() const { return state + "/templates"; }
   std::string SeccompCacheDir() const { return state + "/seccomp"; }
   // <state>/pods/ID: the companion's socket and log, resolv.conf, hostname. 0700.
   std::string PodDir(std::string_view pod_id) const { return state + "/pods/" + std::string(pod_id); }

@@ -49,6 +49,48 @@ shim_path = "/x"
   EXPECT_TRUE(config->handlers.contains("caisson"));
 }
 
+TEST(Config, HandlersOfVms) {
+  EXPECT_TRUE(Config().handlers.at("caisson-vm").IsVm());
+  EXPECT_FALSE(Config().handlers.at("caisson").IsVm());
+  auto config = ParseConfig(R"(
+untrusted_handler = "vm2"
+[handlers.caisson-vm]
+vcpus = 2
+[handlers.vm2]
+sandbox = "vm"
+kernel = "/k"
+initrd = "/i"
+accelerator = "tcg"
+memory_bytes = 1073741824
+templates = false
+debug = true
+[handlers.native2]
+sandbox = "native"
+)", "f.toml");
+  ASSERT_TRUE(config) << config.error().message;
+  ASSERT_TRUE(ValidateConfig(*config));
+  EXPECT_TRUE(config->handlers.at("caisson-vm").IsVm());
+  EXPECT_EQ(config->handlers.at("caisson-vm").vcpus, 2);
+  EXPECT_EQ(config->handlers.at("vm2").kernel, "/k");
+  EXPECT_FALSE(config->handlers.at("vm2").templates);
+  EXPECT_TRUE(config->handlers.at("vm2").debug);
+  EXPECT_FALSE(config->handlers.at("caisson-vm").debug);
+  EXPECT_TRUE(config->handlers.at("caisson-vm").templates);
+  auto again = ParseConfig(FormatConfig(*config), "printed");
+  ASSERT_TRUE(again) << again.error().message;
+  EXPECT_THAT(ChangedKeys(*config, *again), IsEmpty());
+  EXPECT_THAT(ErrorOf("[handlers.x]\nvcpus = 2"), HasSubstr("f.toml:2: 'handlers.x.vcpus' is for a handler with sandbox = \"vm\""));
+  EXPECT_THAT(ErrorOf("[handlers.caisson-vm]\nvcpus = \"2\""), HasSubstr("'handlers.caisson-vm.vcpus' must be a number"));
+  EXPECT_THAT(ErrorOf("[handlers.caisson-vm]\nvcpus = 0"), HasSubstr("between 1 and 255"));
+  EXPECT_THAT(ErrorOf("[handlers.caisson-vm]\nmemory_bytes = 1000"), HasSubstr("handlers.caisson-vm.memory_bytes"));
+  EXPECT_THAT(ErrorOf("[handlers.caisson-vm]\nvmm = \"xen\""), HasSubstr("must be one of qemu, not 'xen'"));
+  EXPECT_THAT(ErrorOf("[handlers.caisson-vm]\naccelerator = \"hvf\""), HasSubstr("auto, kvm, tcg"));
+  EXPECT_THAT(ErrorOf("[handlers.caisson-vm]\nkernel = \"\""), HasSubstr("absolute"));
+  EXPECT_THAT(ErrorOf("[handlers.caisson-vm]\nfirst_vmm_id = 0"), HasSubstr("first_vmm_id"));
+  EXPECT_THAT(ErrorOf("[handlers.x]\nsandbox = \"container\""), HasSubstr("native, vm"));
+  EXPECT_THAT(ErrorOf("untrusted_handler = \"nope\""), HasSubstr("'untrusted_handler' is 'nope'"));
+}
+
 TEST(Config, UnknownKeysAreNamedWithTheirLine) {
   EXPECT_EQ(ErrorOf("\nrooot = \"/x\""), "f.toml:2: unknown key 'rooot'");
   EXPECT_EQ(ErrorOf("[cni]\nconf = 1"), "f.toml:2: unknown key 'cni.conf'");
