@@ -34,7 +34,7 @@ json Rule(bool allow, const char* type, json major_number, json minor_number, co
 
 struct Requested {
   std::string source, target, access;
-  bool user_namespace = false;
+  bool user_namespace = false, vm = false;
 };
 
 Result<> Add(DevicesPart* part, const Requested& device, const struct stat& info) {
@@ -43,25 +43,27 @@ Result<> Add(DevicesPart* part, const Requested& device, const struct stat& info
     part->mounts.push_back({{"destination", device.target}, {"type", "bind"}, {"source", device.source}, {"options", {"bind", "rprivate", "nosuid", "noexec"}}});
   } else {
     part->devices.push_back(Node(device.target, info));
+    // The companion opens it (shim/guest_spec.h).
+    if (device.vm) part->devices.back()["hostPath"] = device.source;
   }
   part->rules.push_back(Rule(true, S_ISBLK(info.st_mode) ? "b" : "c", major(info.st_rdev), minor(info.st_rdev), device.access.c_str()));
   return {};
 }
 
 // A device, or every device below a folder, as other runtimes take it.
-Result<> AddRequested(DevicesPart* part, const v1::Device& device, bool user_namespace) {
+Result<> AddRequested(DevicesPart* part, const v1::Device& device, bool user_namespace, bool vm) {
   std::string access = device.permissions().empty() ? "rwm" : device.permissions();
   if (access.find_first_not_of("rwm") != std::string::npos) return MakeError(Code::kInvalidArgument, "device '{}': permissions '{}' are not of \"rwm\"", device.host_path(), access.substr(0, 16));
   std::string target = device.container_path().empty() ? device.host_path() : device.container_path();
   struct stat info {};
   if (stat(device.host_path().c_str(), &info) != 0) return ErrnoError("device '{}'", device.host_path());
-  if (IsDevice(info)) return Add(part, {device.host_path(), target, access, user_namespace}, info);
+  if (IsDevice(info)) return Add(part, {device.host_path(), target, access, user_namespace, vm}, info);
   if (!S_ISDIR(info.st_mode)) return MakeError(Code::kInvalidArgument, "'{}' is no device", device.host_path());
   std::error_code failed;
   for (fs::recursive_directory_iterator at(device.host_path(), failed), end; !failed && at != end; at.increment(failed)) {
     if (lstat(at->path().c_str(), &info) == 0 && IsDevice(info)) {
       std::string path = at->path();
-      TRY(Add(part, {path, target + path.substr(device.host_path().size()), access, user_namespace}, info));
+      TRY(Add(part, {path, target + path.substr(device.host_path().size()), access, user_namespace, vm}, info));
     }
   }
   return {};
@@ -79,13 +81,12 @@ Result<> AddHost(DevicesPart* part) {
     struct stat info {};
     if (path != "/dev/console" && path != "/dev/ptmx" && lstat(path.c_str(), &info) == 0 && IsDevice(info)) part->devices.push_back(Node(path, info));
   }
-  part->rules = json::array({Rule(true, nullptr, nullptr, nullptr, "rwm")});
   return {};
 }
 
 }  // namespace
 
-Result<DevicesPart> DevicesOf(const v1::ContainerConfig& config, bool user_namespace) {
+Result<DevicesPart> DevicesOf(const v1::ContainerConfig& config, bool user_namespace, bool vm) {
   DevicesPart part;
   // runtime-spec config-linux.md "Allowed Device list", and what every container needs: its own terminals.
   part.rules = json::array({Rule(false, nullptr, nullptr, nullptr, "rwm"), Rule(true, "c", nullptr, nullptr, "m"), Rule(true, "b", nullptr, nullptr, "m")});
@@ -94,9 +95,10 @@ Result<DevicesPart> DevicesOf(const v1::ContainerConfig& config, bool user_names
   }
   part.rules.push_back(Rule(true, "c", 136, nullptr, "rwm"));  // /dev/pts
   if (config.linux().security_context().privileged()) {
-    TRY(AddHost(&part));
+    if (!vm) TRY(AddHost(&part));
+    part.rules = json::array({Rule(true, nullptr, nullptr, nullptr, "rwm")});
   }
-  for (const auto& device : config.devices()) TRY(AddRequested(&part, device, user_namespace));
+  for (const auto& device : config.devices()) TRY(AddRequested(&part, device, user_namespace, vm));
   return part;
 }
 

@@ -96,14 +96,16 @@ Result<> MapIds(const v1::Mount& mount, const std::string& destination, json* pl
 
 // Always read-only and without programs (Kubernetes' ImageVolumeSource), whatever `readonly` says. The init mounts it in the
 // container's own mount namespace, so that nothing of it is seen, or can be left, on the host. In a pod with a user namespace
-// its files belong to whom they belong in the image, as those of the root file system do.
-Result<json> FromImage(const v1::Mount& mount, const std::string& destination, const std::vector<std::string>& layers, bool user_namespace) {
+// its files belong to whom they belong in the image, as those of the root file system do. In a VM the layers are disks, each an
+// option of its own, topmost first.
+Result<json> FromImage(const v1::Mount& mount, const std::string& destination, const std::vector<std::string>& layers, const PodRecord& pod) {
   if (layers.empty()) return MakeError(Code::kInternal, "mount '{}': its image is not prepared", destination);
   json planned = Mount(destination.c_str(), "caisson-image", mount.image().image(), {"ro", "nosuid", "nodev", "noexec", "rprivate"});
-  planned["options"].push_back("lowerdir=" + TRY(LowerDirOption(layers)));
+  if (!pod.has_vm()) planned["options"].push_back("lowerdir=" + TRY(LowerDirOption(layers)));
+  for (size_t i = 0; pod.has_vm() && i < layers.size(); ++i) planned["options"].push_back("erofs=" + layers[i]);
   if (!mount.image_sub_path().empty()) planned["options"].push_back("subpath=" + mount.image_sub_path());
   TRY(MapIds(mount, destination, &planned));
-  if (mount.uidmappings().empty() && user_namespace) planned["options"].push_back("idmap");  // as the spec's own
+  if (mount.uidmappings().empty() && HasUserNamespace(pod.config())) planned["options"].push_back("idmap");  // as the spec's own
   return planned;
 }
 
@@ -181,14 +183,13 @@ Result<MountsPart> MountsOf(const ContainerSpecInputs& inputs) {
   MountsPart part;
   std::vector<json> requested;
   const std::string& level = config.linux().security_context().selinux_options().level();
-  bool user_namespace = HasUserNamespace(inputs.pod.config());
   for (int i = 0; i < config.mounts_size(); ++i) {
     const v1::Mount& mount = config.mounts(i);
     auto index = static_cast<size_t>(i);
     const auto& layers = index < inputs.image_volumes.size() ? inputs.image_volumes[index] : std::vector<std::string>();
     std::string destination = TRY(CleanDestination(mount.container_path()));
     TRY(CheckRecursive(mount));
-    requested.push_back(IsImageVolume(mount) ? TRY(FromImage(mount, destination, layers, user_namespace))
+    requested.push_back(IsImageVolume(mount) ? TRY(FromImage(mount, destination, layers, inputs.pod))
                                              : TRY(FromHost(mount, destination, level, &part.rootfs_propagation)));
   }
   std::vector<json> all;

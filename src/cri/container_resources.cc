@@ -18,7 +18,7 @@ Result<> CheckCpuList(const std::string& list, const char* what) {
 
 }  // namespace
 
-Result<json> ResourcesOf(const Config& config, const v1::LinuxContainerResources& resources) {
+Result<json> ResourcesOf(const Config& config, const v1::LinuxContainerResources& resources, bool vm) {
   json out = json::object();
   json cpu = json::object();
   if (resources.cpu_shares() > 0) cpu["shares"] = resources.cpu_shares();
@@ -27,8 +27,9 @@ Result<json> ResourcesOf(const Config& config, const v1::LinuxContainerResources
   if (resources.cpu_shares() < 0 || resources.cpu_period() < 0) return MakeError(Code::kInvalidArgument, "cpu_shares and cpu_period cannot be negative");
   TRY(CheckCpuList(resources.cpuset_cpus(), "cpuset_cpus"));
   TRY(CheckCpuList(resources.cpuset_mems(), "cpuset_mems"));
-  if (!resources.cpuset_cpus().empty()) cpu["cpus"] = resources.cpuset_cpus();
-  if (!resources.cpuset_mems().empty()) cpu["mems"] = resources.cpuset_mems();
+  // The host's processors and memory nodes are none of a guest's.
+  if (!vm && !resources.cpuset_cpus().empty()) cpu["cpus"] = resources.cpuset_cpus();
+  if (!vm && !resources.cpuset_mems().empty()) cpu["mems"] = resources.cpuset_mems();
   if (!cpu.empty()) out["cpu"] = cpu;
   json memory = json::object();
   if (resources.memory_limit_in_bytes() != 0) memory["limit"] = resources.memory_limit_in_bytes();
@@ -42,8 +43,29 @@ Result<json> ResourcesOf(const Config& config, const v1::LinuxContainerResources
   return out;
 }
 
-Result<std::string> ResourcesJson(const Config& config, const v1::LinuxContainerResources& resources) {
-  return DumpJson(TRY(ResourcesOf(config, resources)));
+void MergeResources(const v1::LinuxContainerResources& update, v1::LinuxContainerResources* resources) {
+  if (update.cpu_period()) resources->set_cpu_period(update.cpu_period());
+  if (update.cpu_quota()) resources->set_cpu_quota(update.cpu_quota());
+  if (update.cpu_shares()) resources->set_cpu_shares(update.cpu_shares());
+  if (update.memory_limit_in_bytes()) resources->set_memory_limit_in_bytes(update.memory_limit_in_bytes());
+  if (update.memory_swap_limit_in_bytes()) {
+    resources->set_memory_swap_limit_in_bytes(update.memory_swap_limit_in_bytes());
+  }
+  if (update.oom_score_adj()) resources->set_oom_score_adj(update.oom_score_adj());
+  if (!update.cpuset_cpus().empty()) resources->set_cpuset_cpus(update.cpuset_cpus());
+  if (!update.cpuset_mems().empty()) resources->set_cpuset_mems(update.cpuset_mems());
+  for (const auto& limit : update.hugepage_limits()) {
+    bool known = false;
+    for (auto& have : *resources->mutable_hugepage_limits()) {
+      if (have.page_size() == limit.page_size()) have.set_limit(limit.limit()), known = true;
+    }
+    if (!known) *resources->add_hugepage_limits() = limit;
+  }
+  for (const auto& [key, value] : update.unified()) (*resources->mutable_unified())[key] = value;
+}
+
+Result<std::string> ResourcesJson(const Config& config, const v1::LinuxContainerResources& resources, bool vm) {
+  return DumpJson(TRY(ResourcesOf(config, resources, vm)));
 }
 
 std::string CgroupPath(const std::string& parent, const std::string& container_id, bool systemd) {

@@ -13,6 +13,7 @@
 #include "cri/seccomp_profile.h"
 #include "cri/spec_parts.h"
 #include "cri/user_namespace.h"
+#include "cri/vm_pod.h"
 #include "sys/path.h"
 
 namespace caisson::cri {
@@ -85,7 +86,7 @@ Result<std::string> SeccompOf(const Config& config, const v1::LinuxContainerSecu
   return resolved;
 }
 
-Result<> AddAppArmor(const v1::LinuxContainerSecurityContext& security, json* process) {
+Result<> AddAppArmor(const v1::LinuxContainerSecurityContext& security, bool vm, json* process) {
   std::string profile;
   if (security.has_apparmor()) {
     if (security.apparmor().profile_type() != v1::SecurityProfile::Localhost) return {};  // the default is what the host gives
@@ -95,6 +96,7 @@ Result<> AddAppArmor(const v1::LinuxContainerSecurityContext& security, json* pr
   }
   if (profile.starts_with("localhost/")) profile.erase(0, 10);
   if (profile.empty()) return {};
+  if (vm) return MakeError(Code::kFailedPrecondition, "AppArmor profile '{}' is asked for, and the kernel of a VM has no AppArmor", profile);
   auto enabled = sys::ReadFile("/sys/module/apparmor/parameters/enabled", 16);
   if (!enabled || !enabled->starts_with("Y")) return MakeError(Code::kFailedPrecondition, "AppArmor profile '{}' is asked for, and this host has no AppArmor", profile);
   (*process)["apparmorProfile"] = profile;
@@ -127,9 +129,10 @@ Result<json> ProcessOf(const ContainerSpecInputs& inputs, const ContainerCapabil
   if (inputs.config.containers.nofile_limit > 0) {
     process["rlimits"] = {{{"type", "RLIMIT_NOFILE"}, {"soft", inputs.config.containers.nofile_limit}, {"hard", inputs.config.containers.nofile_limit}}};
   }
-  TRY(AddAppArmor(security, &process));
+  const bool vm = inputs.pod.has_vm();
+  TRY(AddAppArmor(security, vm, &process));
   const auto& selinux = security.selinux_options();
-  if (!selinux.type().empty() || !selinux.level().empty()) {
+  if (!vm && (!selinux.type().empty() || !selinux.level().empty())) {
     process["selinuxLabel"] = fmt::format("{}:{}:{}:{}", selinux.user(), selinux.role(), selinux.type(), selinux.level());
   }
   return process;
@@ -146,6 +149,7 @@ Result<> CheckSecurity(const ContainerSpecInputs& inputs) {
     }
   }
   TRY(CheckSameUserNamespace(inputs.pod.config(), inputs.container.config()));
+  if (inputs.pod.has_vm()) TRY(CheckVmContainer(inputs.container.config()));
   return CheckCgroupParent(inputs.pod.config().linux().cgroup_parent(), inputs.systemd_cgroup);
 }
 
@@ -171,7 +175,7 @@ Result<json> LinuxOf(const ContainerSpecInputs& inputs, const ContainerCapabilit
     out["gidMappings"] = MappingsJson(space.gids());
   }
   out["devices"] = devices.devices;
-  out["resources"] = TRY(ResourcesOf(inputs.config, config.linux().resources()));
+  out["resources"] = TRY(ResourcesOf(inputs.config, config.linux().resources(), inputs.pod.has_vm()));
   out["resources"]["devices"] = devices.rules;
   if (!mounts.rootfs_propagation.empty()) out["rootfsPropagation"] = mounts.rootfs_propagation;
   if (!security.privileged()) {
@@ -201,7 +205,7 @@ Result<ContainerSpec> BuildContainerSpec(const ContainerSpecInputs& inputs) {
   const auto& defaults = inputs.config.containers.default_capabilities;
   auto caps = TRY(CapabilitiesOf(security, defaults.empty() ? DefaultCapabilities() : defaults, HostCapabilities()));
   auto mounts = TRY(MountsOf(inputs));
-  auto devices = TRY(DevicesOf(config, HasUserNamespace(inputs.pod.config())));
+  auto devices = TRY(DevicesOf(config, HasUserNamespace(inputs.pod.config()), inputs.pod.has_vm()));
   ContainerSpec built;
   built.cgroup_path = CgroupPath(inputs.pod.config().linux().cgroup_parent(), inputs.container.id(), inputs.systemd_cgroup);
   json spec;

@@ -40,7 +40,9 @@ struct ContainerSpec {
 Result<ContainerSpec> BuildContainerSpec(const ContainerSpecInputs& inputs);
 
 // linux.resources of the spec as JSON.
-Result<std::string> ResourcesJson(const Config& config, const runtime::v1::LinuxContainerResources& resources);
+Result<std::string> ResourcesJson(const Config& config, const runtime::v1::LinuxContainerResources& resources, bool vm);
+// The CRI's updates: what one leaves at its zero value stays as it is.
+void MergeResources(const runtime::v1::LinuxContainerResources& update, runtime::v1::LinuxContainerResources* resources);
 // linux.cgroupsPath for a container of a pod with this cgroup_parent.
 std::string CgroupPath(const std::string& parent, const std::string& container_id, bool systemd);
 

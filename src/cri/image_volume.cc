@@ -47,7 +47,8 @@ Result<std::vector<std::string>> PrepareOne(image::ImageStore& images, const v1:
 
 bool IsImageVolume(const v1::Mount& mount) { return !mount.image().image().empty(); }
 
-Result<std::vector<std::vector<std::string>>> PrepareImageVolumes(image::ImageStore& images, const ContainerRecord& record) {
+Result<std::vector<std::vector<std::string>>> PrepareImageVolumes(image::ImageStore& images, const ContainerRecord& record,
+                                                                  bool erofs) {
   const auto& mounts = record.config().mounts();
   std::vector<std::vector<std::string>> layers(static_cast<size_t>(mounts.size()));
   int volumes = 0;
@@ -58,6 +59,7 @@ Result<std::vector<std::vector<std::string>>> PrepareImageVolumes(image::ImageSt
     }
     if (++volumes > kMaxImageVolumes) return MakeError(Code::kResourceExhausted, "more than {} image volumes", kMaxImageVolumes);
     auto prepared = PrepareOne(images, mounts[i], KeyOf(record.id(), i));
+    if (prepared && erofs) prepared = images.ErofsLayers(KeyOf(record.id(), i));
     if (!prepared) {
       return std::move(prepared.error()).Within(fmt::format("ImageVolumeMountFailed: image '{}' on '{}'", mounts[i].image().image().substr(0, 512), mounts[i].container_path()));
     }

@@ -18,8 +18,9 @@ bool IsImageVolume(const runtime::v1::Mount& mount);
 
 // Makes the views of `record`'s image volumes and returns their layers by their place in the config's mounts; nothing for
 // other mounts. Errors begin with ImageVolumeMountFailed, which the kubelet looks for. What was made before one stays: see
-// RemoveImageVolumes.
-Result<std::vector<std::vector<std::string>>> PrepareImageVolumes(image::ImageStore& images, const ContainerRecord& record);
+// RemoveImageVolumes. `erofs`: the layers are EROFS images, for a VM.
+Result<std::vector<std::vector<std::string>>> PrepareImageVolumes(image::ImageStore& images, const ContainerRecord& record,
+                                                                  bool erofs);
 // Absent: success.
 Result<> RemoveImageVolumes(image::ImageStore& images, const ContainerRecord& record);
 // The container that a snapshot belongs to, by its key: the key of its writable layer or of one of its image volumes.

@@ -26,13 +26,13 @@ Result<MountsPart> MountsOf(const ContainerSpecInputs& inputs);
 nlohmann::json MappingsJson(const IdMappings& mappings);
 
 // container_devices.cc: linux.devices and the device rules of linux.resources. Nobody makes nodes in a user namespace:
-// there the host's are mounted.
+// there the host's are mounted. In a VM there are none of the host's.
 struct DevicesPart {
   nlohmann::json devices = nlohmann::json::array(), rules = nlohmann::json::array(), mounts = nlohmann::json::array();
 };
-Result<DevicesPart> DevicesOf(const runtime::v1::ContainerConfig& config, bool user_namespace);
+Result<DevicesPart> DevicesOf(const runtime::v1::ContainerConfig& config, bool user_namespace, bool vm);
 
 // container_resources.cc.
-Result<nlohmann::json> ResourcesOf(const Config& config, const runtime::v1::LinuxContainerResources& resources);
+Result<nlohmann::json> ResourcesOf(const Config& config, const runtime::v1::LinuxContainerResources& resources, bool vm);
 
 }  // namespace caisson::cri

@@ -21,7 +21,9 @@
 #include "cri/signal_name.h"
 #include "cri/steps.h"
 #include "cri/user_namespace.h"
+#include "image/checkpoint_archive.h"
 #include "sys/cgroup.h"
+#include "sys/new_file.h"
 
 namespace caisson::cri {
 namespace {
@@ -37,8 +39,10 @@ struct Creation {
   Steps steps;
   ContainerRecord record;
   image::Snapshot snapshot;
+  std::vector<std::string> disks;  // of a VM: the image's layers, topmost first
   std::vector<std::vector<std::string>> image_volumes;
   std::string spec_json;
+  std::string checkpoint;  // the folder of an archive that the container is restored from; empty: none
   bool released = true;  // nothing is left that a later start would have to undo
   Rollback undo;
 };
@@ -49,18 +53,6 @@ Result<std::string> StopSignalOf(const v1::ContainerConfig& config, const image:
                      : !image.stop_signal.empty()                 ? image.stop_signal
                                                                   : "SIGTERM";
   return SignalName(TRY(SignalNumber(word)));
-}
-
-Result<> WriteFile(const std::string& path, std::string_view text) {
-  UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!fd) return ErrnoError("create '{}'", path);
-  while (!text.empty()) {
-    ssize_t n = write(fd.get(), text.data(), text.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return ErrnoError("write '{}'", path);
-    text.remove_prefix(static_cast<size_t>(n));
-  }
-  return {};
 }
 
 // The init whose PID namespace is joined; 0 unless the container asks for another's (NamespaceMode TARGET).
@@ -87,7 +79,7 @@ Result<> BuildSpec(Creation& creation) {
                              creation.context.config.PodDir(creation.pod->id()),
                              target_pid,
                              creation.context.systemd_cgroup,
-                             sys::IsPureV2(),
+                             creation.pod_record->has_vm() || sys::IsPureV2(),
                              creation.image_volumes};
   ContainerSpec spec = TRY(BuildContainerSpec(inputs));
   creation.spec_json = std::move(spec.json);
@@ -97,9 +89,16 @@ Result<> BuildSpec(Creation& creation) {
 }
 
 Result<> PrepareSnapshot(Creation& creation) {
-  creation.snapshot =
-      TRY(creation.context.images.Prepare(creation.record.snapshot_key(), creation.record.image_id()));
-  creation.image_volumes = TRY(PrepareImageVolumes(creation.context.images, creation.record));
+  image::ImageStore& images = creation.context.images;
+  const std::string& key = creation.record.snapshot_key();
+  const bool vm = creation.pod_record->has_vm();
+  // What a container in a VM writes stays in there.
+  creation.snapshot = vm ? TRY(images.PrepareView(key, creation.record.image_id())) : TRY(images.Prepare(key, creation.record.image_id()));
+  if (vm) creation.disks = TRY(images.ErofsLayers(key));
+  creation.image_volumes = TRY(PrepareImageVolumes(images, creation.record, vm));
+  if (!creation.checkpoint.empty()) {
+    TRY(image::UnpackWritableLayer(creation.checkpoint, creation.snapshot.upper_dir, creation.snapshot.lower_dirs));
+  }
   const v1::PodSandboxConfig& pod = creation.pod_record->config();
   if (!HasUserNamespace(pod)) return {};
   // The root of an overlay is as its upper folder is, which has the owner that the image's has.
@@ -124,7 +123,7 @@ Result<> MakeBundle(Creation& creation) {
   for (const std::string& path : {dir, dir + "/rootfs"}) {
     if (mkdir(path.c_str(), 0700) != 0) return ErrnoError("make directory '{}'", path);
   }
-  return WriteFile(dir + "/config.json", creation.spec_json);
+  return sys::WriteNewFile(dir + "/config.json", creation.spec_json);
 }
 
 // containerd.types.Mount as the snapshotters of containerd write it: the container's init mounts it.
@@ -152,6 +151,16 @@ Result<> AddRootfs(const image::Snapshot& snapshot, const v1::PodSandboxConfig& 
   return {};
 }
 
+// What a VM's companion attaches: the guest makes the overlay.
+void AddDisks(const std::vector<std::string>& disks, task::CreateTaskRequest* request) {
+  for (const std::string& disk : disks) {
+    auto& mount = *request->add_rootfs();
+    mount.set_type("erofs");
+    mount.set_source(disk);
+    mount.add_options("ro");
+  }
+}
+
 Result<> CreateTask(Creation& creation) {
   const ContainerRecord& record = creation.record;
   const v1::ContainerConfig& config = record.config();
@@ -159,7 +168,12 @@ Result<> CreateTask(Creation& creation) {
   request.set_id(record.id());
   request.set_bundle(creation.context.config.ContainerDir(record.id()));
   request.set_terminal(config.tty());
-  TRY(AddRootfs(creation.snapshot, creation.pod_record->config(), &request));
+  if (!creation.checkpoint.empty()) request.set_checkpoint(creation.checkpoint + "/checkpoint");
+  if (creation.pod_record->has_vm()) {
+    AddDisks(creation.disks, &request);
+  } else {
+    TRY(AddRootfs(creation.snapshot, creation.pod_record->config(), &request));
+  }
   pod::v1::CreateOptions options;
   options.set_log_path(record.log_path());
   options.set_stdin(config.stdin());
@@ -167,6 +181,7 @@ Result<> CreateTask(Creation& creation) {
   options.set_terminal(config.tty());
   options.set_log_max_line_bytes(creation.context.config.containers.log_line_bytes);
   options.set_stop_signal(record.stop_signal());
+  options.set_criu_path(creation.context.config.checkpoint.criu);
   request.mutable_options()->set_type_url("caisson.pod.v1.CreateOptions");
   request.mutable_options()->set_value(options.SerializeAsString());
   creation.record.set_pid(TRY(creation.shim->Call<task::CreateTaskResponse>(service::kTask, "Create", request)).pid());
@@ -187,6 +202,40 @@ void DescribeImage(const image::Image& image, ContainerRecord* record) {
                                                        : image.id);
 }
 
+Result<> TakeImage(Creation& creation) {
+  DescribeImage(creation.image, &creation.record);
+  creation.record.set_stop_signal(TRY(StopSignalOf(creation.record.config(), creation.image.config)));
+  return {};
+}
+
+// Nothing but the processes, the files and which image is below them comes of the archive: all that the container may and
+// has is what this request says. The image is looked up and not fetched, its names are those that it has here.
+Result<> OpenCheckpoint(Creation& creation) {
+  Context& context = creation.context;
+  if (mkdir(context.config.CheckpointsDir().c_str(), 0700) != 0 && errno != EEXIST) return ErrnoError("make directory '{}'", context.config.CheckpointsDir());
+  creation.checkpoint = context.config.CheckpointDir(creation.record.id());
+  const std::string& archive = creation.record.checkpoint();
+  auto config = TRY(image::UnpackCheckpoint(archive, creation.checkpoint));
+  for (const std::string& name : {config.image_ref, config.image_name}) {
+    if (name.empty() || name.starts_with('/')) continue;
+    auto found = context.images.Find(name);
+    if (!found || !found->artifact_type.empty()) continue;
+    creation.image = std::move(*found);
+    return TakeImage(creation);
+  }
+  return MakeError(Code::kFailedPrecondition, "the image of checkpoint '{}' is not on this node: '{}', '{}'", archive, config.image_name.substr(0, 256),
+                   config.image_ref.substr(0, 256));
+}
+
+// Where the time went in there; not worth a failure.
+void AddGuestPhases(Creation& creation) {
+  pod::v1::ContainerInfoRequest request;
+  request.set_container_id(creation.record.id());
+  auto info = creation.shim->Call<pod::v1::ContainerInfoResponse>(service::kPod, "ContainerInfo", request);
+  if (!info) return;
+  for (const auto& phase : info->phases()) creation.steps.AddPhase(phase.name(), phase.begin_nanos(), phase.end_nanos());
+}
+
 Result<> RunSteps(Creation& creation, const std::string& name, ContainerPtr* made) {
   Context& context = creation.context;
   ContainerRecord& record = creation.record;
@@ -197,11 +246,13 @@ Result<> RunSteps(Creation& creation, const std::string& name, ContainerPtr* mad
   });
   TRY(creation.steps.Run("announce", [&] { return context.containers.Announce(record); }));
   undo.Add([&] { LogFailure(creation, RemoveContainerFiles(context, record)); });
+  if (!record.checkpoint().empty()) TRY(creation.steps.Run("checkpoint", [&] { return OpenCheckpoint(creation); }));
   TRY(creation.steps.Run("snapshot", [&] { return PrepareSnapshot(creation); }));
   TRY(creation.steps.Run("bundle", [&] { return MakeBundle(creation); }));
   if (!record.log_path().empty()) TRY(MakeLogDir(record.log_path()));
   undo.Add([&] { LogFailure(creation, EndTask(*creation.shim, record.id())); });
   TRY(creation.steps.Run("task_create", [&] { return CreateTask(creation); }));
+  if (creation.pod_record->has_vm()) AddGuestPhases(creation);
   undo.Add([&] { (void)context.containers.Remove(record.id()); });
   return creation.steps.Run("record", [&]() -> Result<> {
     record.set_creating(false);
@@ -217,11 +268,19 @@ Result<> RunSteps(Creation& creation, const std::string& name, ContainerPtr* mad
 Result<std::string> Create(Context& context, const v1::CreateContainerRequest& request, const PodPtr& pod,
                            const std::string& name) {
   const v1::ContainerConfig& config = request.config();
-  Creation creation{context, pod, pod->Get(), pod->shim(), {}, Steps(context, "create_container"), {}, {}, {}, {}, true, {}};
+  Creation creation{context, pod, pod->Get(), pod->shim(), {}, Steps(context, "create_container"), {}, {}, {}, {}, {}, {}, true, {}};
   if (creation.pod_record->state() != v1::SANDBOX_READY || !creation.shim) {
     return MakeError(Code::kFailedPrecondition, "pod sandbox '{}' is not ready", pod->id());
   }
-  creation.image = TRY(context.images.Find(config.image().image()));
+  // No reference begins so: it is the path of a checkpoint's archive, as other runtimes take it.
+  const bool restores = config.image().image().starts_with('/');
+  if (restores && creation.pod_record->has_vm()) {
+    return MakeError(Code::kUnimplemented, "image '{}': a checkpoint is not restored in a VM", config.image().image());
+  } else if (restores) {
+    TRY(context.checkpoints.CheckRestore());
+  } else {
+    creation.image = TRY(context.images.Find(config.image().image()));
+  }
   if (!creation.image.artifact_type.empty()) {
     return MakeError(Code::kInvalidArgument, "image '{}' is an artifact of type '{}': it can be mounted as a volume, not run",
                      config.image().image(), creation.image.artifact_type);
@@ -234,8 +293,11 @@ Result<std::string> Create(Context& context, const v1::CreateContainerRequest& r
   record.set_state(v1::CONTAINER_CREATED);
   record.set_creating(true);
   record.set_snapshot_key(record.id());
-  DescribeImage(creation.image, &record);
-  record.set_stop_signal(TRY(StopSignalOf(config, creation.image.config)));
+  if (restores) {
+    record.set_checkpoint(config.image().image());
+  } else {
+    TRY(TakeImage(creation));
+  }
   record.set_log_path(TRY(JoinLogPath(creation.pod_record->config().log_directory(), config.log_path())));
   *record.mutable_resources() = config.linux().resources();
   ContainerPtr made;

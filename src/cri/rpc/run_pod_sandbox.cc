@@ -31,6 +31,7 @@ struct Creation {
   std::shared_ptr<ShimClient> shim;
   bool released = true;  // nothing is left that a later start would have to undo
   Rollback undo;
+  std::string template_folder = {};  // that the VM was to be a clone of
 };
 
 Result<> CheckRequest(Context& context, const v1::RunPodSandboxRequest& request) {
@@ -39,16 +40,20 @@ Result<> CheckRequest(Context& context, const v1::RunPodSandboxRequest& request)
     return MakeError(Code::kInvalidArgument, "the pod sandbox's metadata has no {}",
                      metadata.name().empty() ? "name" : "uid");
   }
-  if (!request.runtime_handler().empty() && !context.config.handlers.contains(request.runtime_handler())) {
+  const std::string name = ResolveHandler(context.config, request);
+  auto handler = context.config.handlers.find(name);
+  if (handler == context.config.handlers.end()) {
     std::vector<std::string> known;
-    for (const auto& [name, handler] : context.config.handlers) known.push_back(name);
-    return MakeError(Code::kNotFound, "no runtime handler '{}' is configured (there are: {})",
-                     request.runtime_handler().substr(0, 128), Join(known, ", "));
+    for (const auto& [other, unused] : context.config.handlers) known.push_back(other);
+    return MakeError(Code::kNotFound, "no runtime handler '{}' is configured (there are: {})", name.substr(0, 128),
+                     Join(known, ", "));
   }
   TRY(BandwidthOf(request.config()));
   TRY(CheckSandboxConfig(request.config(), context.systemd_cgroup));
-  if (HasUserNamespace(request.config())) TRY(context.user_namespaces.Check(request.runtime_handler()));
-  return {};
+  if (HasUserNamespace(request.config())) TRY(context.user_namespaces.Check(name));
+  if (!handler->second.IsVm()) return {};
+  TRY(CheckVmHandler(name, handler->second));
+  return CheckVmPod(context.config, name, context.vm_accelerators.Of(name), request.config());
 }
 
 Result<> MakePodDir(const std::string& dir) {
@@ -73,8 +78,13 @@ Result<> SpawnCompanion(Creation& creation) {
   options.program = TRY(FindCompanion(context.config, creation.record.resolved_handler()));
   options.pod_dir = context.config.PodDir(creation.record.id());
   options.arguments = CompanionArguments(context);
+  if (creation.record.has_vm()) options.arguments.insert(options.arguments.end(), {"--sandbox", "vm"});
   creation.shim = TRY(context.shims.Spawn(options));
   return {};
+}
+
+bool HasTemplates(const Context& context, const PodRecord& record) {
+  return record.has_vm() && context.config.handlers.at(record.resolved_handler()).templates;
 }
 
 Result<> CreateSandbox(Creation& creation) {
@@ -85,8 +95,13 @@ Result<> CreateSandbox(Creation& creation) {
   create.set_bundle_path(context.config.PodDir(record.id()));
   create.set_netns_path(record.netns_path());
   create.mutable_options()->set_type_url("caisson.pod.v1.SandboxOptions");
-  create.mutable_options()->set_value(
-      SandboxOptionsOf(context.config, record.config(), context.systemd_cgroup).SerializeAsString());
+  pod::v1::SandboxOptions options = SandboxOptionsOf(context.config, record.config(), context.systemd_cgroup);
+  if (record.has_vm()) {
+    *options.mutable_vm() = VmOptionsOf(context.config, record);
+    if (HasTemplates(context, record)) creation.template_folder = context.templates.FolderFor(TemplateFor(context.config, record));
+    options.mutable_vm()->set_template_dir(creation.template_folder);
+  }
+  create.mutable_options()->set_value(options.SerializeAsString());
   TRY(creation.shim->Call<sandbox::CreateSandboxResponse>(service::kSandbox, "CreateSandbox", create));
   if (!HasUserNamespace(record.config())) return {};
   sandbox::SandboxStatusRequest ask;
@@ -105,6 +120,28 @@ Result<> StartSandbox(Creation& creation, uint32_t* sandbox_pid) {
   return {};
 }
 
+// How its VM has started. What is not known of it does not keep the pod from running.
+void LearnOfVm(Creation& creation) {
+  Context& context = creation.context;
+  sandbox::SandboxStatusRequest ask;
+  ask.set_sandbox_id(creation.record.id());
+  auto status = creation.shim->Call<sandbox::SandboxStatusResponse>(service::kSandbox, "SandboxStatus", ask);
+  if (!status) return log::Warn("pod {}: {}", creation.record.id(), status.error().message);
+  auto text = [&](const char* key) {
+    auto found = status->info().find(key);
+    return found == status->info().end() ? std::string() : found->second.substr(0, 8192);
+  };
+  auto& vm = *creation.record.mutable_vm();
+  vm.set_start(text("start"));
+  vm.set_template_error(text("template_error"));
+  vm.set_kernel_release(text("kernel"));
+  creation.steps.AddPhases(text("phases"));
+  if (context.metrics != nullptr) context.metrics->CountVmStart(vm.template_error().empty() ? vm.start() : "fallback");
+  if (vm.template_error().empty() || creation.template_folder.empty()) return;
+  log::Warn("pod {} booted although there is a template: {}", creation.record.id(), vm.template_error());
+  context.templates.Reject(creation.template_folder, vm.template_error());
+}
+
 Result<> StartCompanion(Creation& creation, uint32_t* sandbox_pid) {
   TRY(creation.steps.Run("sandbox_create", [&] { return CreateSandbox(creation); }));
   return creation.steps.Run("sandbox_start", [&] { return StartSandbox(creation, sandbox_pid); });
@@ -121,10 +158,12 @@ Result<> StartPartsInUserNamespace(Creation& creation, uint32_t* sandbox_pid) {
   return creation.steps.Run("sandbox_start", [&] { return StartSandbox(creation, sandbox_pid); });
 }
 
-// Namespace and CNI on this thread, the companion on another: it needs the namespace, but not what CNI puts into it.
+// Namespace and CNI on this thread, the companion on another: it needs the namespace, but not what CNI puts into it. A VM
+// boots meanwhile, and takes over what CNI has made when it is started.
 Result<> StartParts(Creation& creation) {
   uint32_t sandbox_pid = 0;
   Result<> network, companion;
+  const bool vm = creation.record.has_vm();
   auto spawn = [&] { return creation.steps.Run("shim_spawn", [&] { return SpawnCompanion(creation); }); };
   if (HasUserNamespace(creation.record.config()) && !creation.record.netns_path().empty()) {
     companion = StartPartsInUserNamespace(creation, &sandbox_pid);
@@ -136,13 +175,19 @@ Result<> StartParts(Creation& creation) {
     std::thread other([&, made = netns_made.get_future()]() mutable {
       companion = spawn();
       // When the namespace could not be made that is the error to report.
-      if (made.get() && companion) companion = StartCompanion(creation, &sandbox_pid);
+      if (!made.get() || !companion) return;
+      companion = vm ? creation.steps.Run("sandbox_create", [&] { return CreateSandbox(creation); })
+                     : StartCompanion(creation, &sandbox_pid);
     });
     network = creation.steps.Run("netns", [&] { return net::CreateNetns(creation.record.netns_path()); });
     netns_made.set_value(network.has_value());
     if (network) network = creation.steps.Run("cni_add", [&] { return AttachToNetwork(creation); });
     other.join();
+    if (vm && network && companion) {
+      companion = creation.steps.Run("sandbox_start", [&] { return StartSandbox(creation, &sandbox_pid); });
+    }
   }
+  if (vm && network && companion) LearnOfVm(creation);
   TRY(std::move(network));
   TRY(std::move(companion));
   creation.record.set_sandbox_pid(sandbox_pid);
@@ -157,6 +202,20 @@ void LogFailure(Creation& creation, const Result<>& undone) {
   log::Error("undo pod {}: {}", creation.record.id(), undone.error().message);
 }
 
+void DecideVm(Context& context, PodRecord* record) {
+  const HandlerConfig& handler = context.config.handlers.at(record->resolved_handler());
+  if (!handler.IsVm()) return;
+  VmSize size = VmSizeOf(handler, record->config(), std::max(1u, std::thread::hardware_concurrency()));
+  auto& vm = *record->mutable_vm();
+  vm.set_vmm(handler.vmm);
+  vm.set_accelerator(context.vm_accelerators.Of(record->resolved_handler()));
+  vm.set_vcpus(size.vcpus);
+  vm.set_memory_bytes(size.memory_bytes);
+  vm.set_max_vcpus(size.max_vcpus);
+  vm.set_vmm_id(VmmIdOf(handler, record->id()));
+  vm.set_debug(handler.debug);
+}
+
 Result<std::string> Create(Context& context, const v1::RunPodSandboxRequest& request, const std::string& name) {
   // Before the creation, whose undo uses them last.
   std::string dir;
@@ -166,13 +225,13 @@ Result<std::string> Create(Context& context, const v1::RunPodSandboxRequest& req
   record.set_id(NewId());
   *record.mutable_config() = request.config();
   record.set_handler(request.runtime_handler());
-  record.set_resolved_handler(request.runtime_handler().empty() ? context.config.default_handler
-                                                                : request.runtime_handler());
+  record.set_resolved_handler(ResolveHandler(context.config, request));
   record.set_created_at_nanos(NowNanos());
   record.set_state(v1::SANDBOX_READY);
   record.set_boot_id(context.boot_id);
   record.set_systemd_cgroup(context.systemd_cgroup);
   record.set_creating(true);
+  DecideVm(context, &record);
   if (!HostNetwork(record)) record.set_netns_path(context.config.NetnsPath(record.id()));
   dir = context.config.PodDir(record.id());
 
@@ -202,6 +261,8 @@ Result<std::string> Create(Context& context, const v1::RunPodSandboxRequest& req
     return context.pods.Insert(pod, name);
   }));
   undo.Commit();
+  // After it has had the processors for itself.
+  if (HasTemplates(context, record) && record.vm().start() != "clone") context.templates.Want(TemplateFor(context.config, record));
   // It may have died before there was a pod to tell of it.
   if (creation.shim->gone()) context.background.Post([&context, id = record.id()] { PodDied(context, id); });
   return record.id();
@@ -231,6 +292,7 @@ Result<v1::RunPodSandboxResponse> RunPodSandbox(Context& context, const v1::RunP
   if (reservation.owner) {
     outcome = Create(context, request, name);
     context.pods.Finish(name, outcome);
+    context.sampler.Outdate();
   }
   if (!outcome) return std::move(outcome.error()).Within(fmt::format("run pod sandbox '{}'", name));
   response.set_pod_sandbox_id(*outcome);
