@@ -2,12 +2,10 @@
 #include "cri/figures.h"
 
 #include <algorithm>
-#include <chrono>
-#include <condition_variable>
-#include <memory>
-#include <mutex>
+#include <set>
 
 #include "base/clock.h"
+#include "cri/ask_companions.h"
 
 namespace caisson::cri {
 namespace {
@@ -15,47 +13,27 @@ namespace {
 namespace v1 = runtime::v1;
 
 constexpr int64_t kLayerMillis = 1000;  // for layers that were never measured before
-constexpr int64_t kSlackMillis = 500;   // beyond the calls' own deadline, in case the loop is late
 constexpr const char* kDefaultInterface = "eth0";
 constexpr uint64_t kUnlimited = UINT64_MAX;
 
-// Shared with the calls' callbacks, which may come after everybody has stopped waiting.
-struct Answers {
-  std::mutex mutex;
-  std::condition_variable changed;
-  size_t pending = 0;
+// Each pod speaks for its own containers only: a guest's agent may be anybody's.
+FiguresById AskFiguresOf(Context& context, const ShimsOfPods& shims, const pod::v1::StatsRequest& request) {
+  auto is_of = [&context](const std::string& container_id, const std::string& pod_id) {
+    auto known = context.containers.Find(container_id);
+    return known && (*known)->Get()->pod_id() == pod_id;
+  };
   FiguresById figures;
-
-  void Take(const std::string& pod_id, const Result<std::string>& payload) {
+  for (auto& [pod_id, payload] : AskCompanions(shims, "Stats", request.SerializeAsString(), kFiguresMillis)) {
     pod::v1::StatsResponse response;
-    bool good = payload && response.ParseFromString(*payload);
-    std::lock_guard lock(mutex);
-    if (good) {
-      for (auto& container : *response.mutable_containers()) {
-        figures[container.container_id()] = std::move(container);
-      }
-      if (response.has_pod()) {
-        response.mutable_pod()->set_container_id(pod_id);
-        figures[pod_id] = std::move(*response.mutable_pod());
-      }
+    if (!response.ParseFromString(payload)) continue;
+    for (auto& container : *response.mutable_containers()) {
+      if (is_of(container.container_id(), pod_id)) figures[container.container_id()] = std::move(container);
     }
-    if (--pending == 0) changed.notify_all();
+    if (!response.has_pod()) continue;
+    response.mutable_pod()->set_container_id(pod_id);
+    figures[pod_id] = std::move(*response.mutable_pod());
   }
-};
-
-using ShimsOfPods = std::map<std::string, std::shared_ptr<ShimClient>>;
-
-FiguresById AskCompanions(const ShimsOfPods& shims, const pod::v1::StatsRequest& request) {
-  auto answers = std::make_shared<Answers>();
-  answers->pending = shims.size();
-  for (const auto& [pod_id, shim] : shims) {
-    shim->ttrpc().Call(service::kPod, "Stats", request.SerializeAsString(), kFiguresMillis,
-                       [answers, id = pod_id](const Result<std::string>& payload) { answers->Take(id, payload); });
-  }
-  std::unique_lock lock(answers->mutex);
-  answers->changed.wait_for(lock, std::chrono::milliseconds(kFiguresMillis + kSlackMillis),
-                            [&] { return answers->pending == 0; });
-  return answers->figures;
+  return figures;
 }
 
 void SetAttributes(const ContainerRecord& record, v1::ContainerAttributes* attributes) {
@@ -73,8 +51,8 @@ void SetInterface(const net::InterfaceStats& stats, v1::NetworkInterfaceUsage* u
   usage->mutable_tx_errors()->set_value(stats.tx_errors);
 }
 
-void SetNetwork(const std::vector<net::InterfaceStats>& interfaces, v1::LinuxPodSandboxStats* stats) {
-  stats->mutable_network()->set_timestamp(NowNanos());
+void SetNetwork(const std::vector<net::InterfaceStats>& interfaces, int64_t at_nanos, v1::LinuxPodSandboxStats* stats) {
+  stats->mutable_network()->set_timestamp(at_nanos);
   for (const net::InterfaceStats& interface : interfaces) {
     bool is_default = interface.name == kDefaultInterface;
     SetInterface(interface, is_default ? stats->mutable_network()->mutable_default_interface()
@@ -127,6 +105,23 @@ void SetPsi(const pod::v1::Pressure& pressure, v1::PsiStats* psi) {
   set(pressure.full(), psi->mutable_full());
 }
 
+// Of those that are ready and have a network of their own; one whose namespace is going has none either.
+InterfacesOfPods ReadInterfaces(const std::vector<PodPtr>& pods) {
+  std::vector<std::string> ids, paths;
+  for (const PodPtr& one : pods) {
+    auto pod = one->Get();
+    if (pod->netns_path().empty() || pod->state() != v1::SANDBOX_READY) continue;
+    ids.push_back(pod->id());
+    paths.push_back(pod->netns_path());
+  }
+  auto read = net::ReadInterfaceStats(paths);
+  InterfacesOfPods interfaces;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (read[i]) interfaces[ids[i]] = std::move(*read[i]);
+  }
+  return interfaces;
+}
+
 }  // namespace
 
 void SetFigures(const pod::v1::ContainerStats& figures, CpuRates* rates, v1::ContainerStats* message) {
@@ -174,7 +169,7 @@ FiguresById AskFigures(Context& context, const std::vector<ContainerPtr>& contai
   if (containers.size() == 1) request.set_container_id(containers.front()->id());
   request.set_detail(ask == Ask::kDetail);
   request.set_pod(ask == Ask::kPods);
-  return AskCompanions(shims, request);
+  return AskFiguresOf(context, shims, request);
 }
 
 std::vector<ContainerFigures> ReadFigures(Context& context, const std::vector<ContainerPtr>& containers) {
@@ -191,36 +186,27 @@ std::vector<ContainerFigures> ReadFigures(Context& context, const std::vector<Co
     auto record = container->Get();
     ContainerFigures& one = figures.emplace_back();
     SetAttributes(*record, one.message.mutable_attributes());
-    if (auto at = known.find(record->id()); at != known.end()) {
-      SetFigures(at->second, &context.cpu_rates, &one.message);
-      one.processes = at->second.pids();
+    auto said = known.find(record->id());
+    if (said != known.end()) {
+      SetFigures(said->second, &context.cpu_rates, &one.message);
+      one.processes = said->second.pids();
       one.answered = true;
     }
-    if (auto at = layers.find(record->snapshot_key()); at != layers.end()) {
+    auto set_layer = [&](int64_t at, uint64_t bytes, uint64_t inodes) {
       v1::FilesystemUsage& layer = *one.message.mutable_writable_layer();
-      layer.set_timestamp(at->second.at_nanos);
+      layer.set_timestamp(at);
       layer.mutable_fs_id()->set_mountpoint(mountpoint);
-      layer.mutable_used_bytes()->set_value(at->second.usage.bytes);
-      layer.mutable_inodes_used()->set_value(at->second.usage.inodes);
+      layer.mutable_used_bytes()->set_value(bytes);
+      layer.mutable_inodes_used()->set_value(inodes);
+    };
+    if (said != known.end() && said->second.has_writable_layer()) {
+      const pod::v1::WritableLayer& layer = said->second.writable_layer();
+      set_layer(said->second.timestamp_nanos(), layer.used_bytes(), layer.used_inodes());
+    } else if (auto at = layers.find(record->snapshot_key()); at != layers.end()) {
+      set_layer(at->second.at_nanos, at->second.usage.bytes, at->second.usage.inodes);
     }
   }
   return figures;
-}
-
-// One whose namespace is going has none either.
-InterfacesOfPods ReadInterfaces(const std::vector<std::shared_ptr<const PodRecord>>& pods) {
-  std::vector<std::string> ids, paths;
-  for (const auto& pod : pods) {
-    if (pod->netns_path().empty() || pod->state() != v1::SANDBOX_READY) continue;
-    ids.push_back(pod->id());
-    paths.push_back(pod->netns_path());
-  }
-  auto read = net::ReadInterfaceStats(paths);
-  InterfacesOfPods interfaces;
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (read[i]) interfaces[ids[i]] = std::move(*read[i]);
-  }
-  return interfaces;
 }
 
 // The group has what tmpfs volumes hold, what containers used that have ended since, and its own pressure.
@@ -242,7 +228,7 @@ v1::PodSandboxStats PodStatsMessage(const PodRecord& pod, const PodFigures& own,
   *attributes.mutable_labels() = pod.config().labels();
   *attributes.mutable_annotations() = pod.config().annotations();
   v1::LinuxPodSandboxStats& stats = *message.mutable_linux();
-  if (own.interfaces) SetNetwork(*own.interfaces, &stats);
+  if (own.interfaces) SetNetwork(*own.interfaces, own.interfaces_at_nanos, &stats);
   if (own.group) SetGroup(*own.group, rates, &stats);
   bool any = !own.group && std::any_of(containers.begin(), containers.end(), [](const auto& one) { return one.answered; });
   if (any) {
@@ -260,27 +246,44 @@ v1::PodSandboxStats PodStatsMessage(const PodRecord& pod, const PodFigures& own,
   return message;
 }
 
-std::vector<v1::PodSandboxStats> ReadPodFigures(Context& context, const std::vector<PodPtr>& pods) {
-  std::map<std::string, std::vector<ContainerFigures>> by_pod;
-  for (const PodPtr& pod : pods) by_pod[pod->id()];
-  std::vector<ContainerPtr> containers;
+std::vector<ContainerPtr> RunningContainers(Context& context, const std::vector<PodPtr>& pods) {
+  std::set<std::string> ids;
+  for (const PodPtr& pod : pods) ids.insert(pod->id());
+  std::vector<ContainerPtr> running;
   for (const ContainerPtr& container : context.containers.List()) {
     auto record = container->Get();
-    if (record->state() == v1::CONTAINER_RUNNING && by_pod.contains(record->pod_id())) containers.push_back(container);
+    if (record->state() == v1::CONTAINER_RUNNING && ids.contains(record->pod_id())) running.push_back(container);
   }
-  FiguresById known = AskFigures(context, containers, Ask::kPods);
-  auto figures = ReadFigures(context, containers, known);
+  return running;
+}
+
+StatsSample TakeSample(Context& context, const std::vector<PodPtr>& pods, Ask ask) {
+  StatsSample sample;
+  sample.at_nanos = NowNanos();
+  auto running = RunningContainers(context, pods);
+  if (!running.empty()) sample.figures = AskFigures(context, running, ask);
+  if (ask != Ask::kUsage) sample.interfaces = ReadInterfaces(pods);
+  return sample;
+}
+
+StatsSample TakeSample(Context& context, Ask ask) { return TakeSample(context, context.pods.List(), ask); }
+
+std::vector<v1::PodSandboxStats> PodFiguresOf(Context& context, const std::vector<PodPtr>& pods, const StatsSample& sample) {
+  std::map<std::string, std::vector<ContainerFigures>> by_pod;
+  auto containers = RunningContainers(context, pods);
+  auto figures = ReadFigures(context, containers, sample.figures);
   for (size_t i = 0; i < containers.size(); ++i) {
     by_pod[containers[i]->Get()->pod_id()].push_back(std::move(figures[i]));
   }
-  std::vector<std::shared_ptr<const PodRecord>> records;
-  for (const PodPtr& pod : pods) records.push_back(pod->Get());
-  auto interfaces = ReadInterfaces(records);
   std::vector<v1::PodSandboxStats> messages;
-  for (const auto& pod : records) {
-    auto network = interfaces.find(pod->id());
-    auto group = known.find(pod->id());
-    PodFigures own = {network == interfaces.end() ? nullptr : &network->second, group == known.end() ? nullptr : &group->second};
+  for (const PodPtr& one : pods) {
+    auto pod = one->Get();
+    auto network = sample.interfaces.find(pod->id());
+    auto group = sample.figures.find(pod->id());
+    PodFigures own;
+    if (network != sample.interfaces.end()) own.interfaces = &network->second;
+    own.interfaces_at_nanos = sample.at_nanos;
+    if (group != sample.figures.end()) own.group = &group->second;
     messages.push_back(PodStatsMessage(*pod, own, &context.cpu_rates, std::move(by_pod[pod->id()])));
   }
   return messages;

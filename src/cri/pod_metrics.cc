@@ -233,33 +233,36 @@ v1::PodSandboxMetrics PodMetrics(const PodRecord& pod, const std::vector<net::In
 }
 
 std::vector<v1::PodSandboxMetrics> ReadPodMetrics(Context& context) {
-  std::vector<ContainerPtr> running;
-  std::vector<std::string> keys;
-  for (const ContainerPtr& container : context.containers.List()) {
-    auto record = container->Get();
-    if (record->state() != v1::CONTAINER_RUNNING) continue;
-    running.push_back(container);
-    keys.push_back(record->snapshot_key());
+  std::vector<PodPtr> pods;
+  for (const PodPtr& pod : context.pods.List()) {
+    if (pod->Get()->state() == v1::SANDBOX_READY) pods.push_back(pod);
   }
-  FiguresById figures = running.empty() ? FiguresById() : AskFigures(context, running, Ask::kDetail);
+  auto running = RunningContainers(context, pods);
+  auto sample = context.sampler.Get(Ask::kDetail);
+  std::vector<std::string> keys;
+  for (const ContainerPtr& container : running) keys.push_back(container->Get()->snapshot_key());
   auto layers = context.writable_layers.Get(keys, kLayerMillis);
   std::map<std::string, std::vector<ContainerSample>> by_pod;
   for (const ContainerPtr& container : running) {
     auto record = container->Get();
-    auto at = figures.find(record->id());
+    auto at = sample->figures.find(record->id());
     // A companion that an older caissond has started knows of no detail.
-    if (at == figures.end() || !at->second.has_detail()) continue;
-    ContainerSample sample = {record, std::move(at->second), std::nullopt};
-    if (auto layer = layers.find(record->snapshot_key()); layer != layers.end()) sample.layer_bytes = layer->second.usage.bytes;
-    by_pod[record->pod_id()].push_back(std::move(sample));
+    if (at == sample->figures.end() || !at->second.has_detail()) continue;
+    ContainerSample one = {record, at->second, std::nullopt};
+    if (one.stats.has_writable_layer()) {
+      one.layer_bytes = one.stats.writable_layer().used_bytes();
+    } else if (auto layer = layers.find(record->snapshot_key()); layer != layers.end()) {
+      one.layer_bytes = layer->second.usage.bytes;
+    }
+    by_pod[record->pod_id()].push_back(std::move(one));
   }
-  std::vector<std::shared_ptr<const PodRecord>> pods;
-  for (const PodPtr& pod : context.pods.List()) {
-    if (auto record = pod->Get(); record->state() == v1::SANDBOX_READY) pods.push_back(std::move(record));
-  }
-  auto interfaces = ReadInterfaces(pods);
+  static const std::vector<net::InterfaceStats> kNone;
   std::vector<v1::PodSandboxMetrics> messages;
-  for (const auto& pod : pods) messages.push_back(PodMetrics(*pod, interfaces[pod->id()], by_pod[pod->id()], NowNanos()));
+  for (const PodPtr& one : pods) {
+    auto pod = one->Get();
+    auto interfaces = sample->interfaces.find(pod->id());
+    messages.push_back(PodMetrics(*pod, interfaces == sample->interfaces.end() ? kNone : interfaces->second, by_pod[pod->id()], sample->at_nanos));
+  }
   return messages;
 }
 

@@ -15,8 +15,11 @@ Result<v1::ListContainerStatsResponse> ListContainerStats(Context& context,
   for (const ContainerPtr& container : context.containers.List()) {
     if (Matches(*container->Get(), filter)) containers.push_back(container);
   }
+  bool every = filter.id().empty() && filter.pod_sandbox_id().empty() && filter.label_selector().empty();
+  auto all = every ? ReadFigures(context, containers, context.sampler.Get(Ask::kUsage)->figures)
+                   : ReadFigures(context, containers);
   v1::ListContainerStatsResponse response;
-  for (auto& figures : ReadFigures(context, containers)) *response.add_stats() = std::move(figures.message);
+  for (auto& figures : all) *response.add_stats() = std::move(figures.message);
   return response;
 }
 

@@ -14,8 +14,11 @@ Result<v1::ListPodSandboxStatsResponse> ListPodSandboxStats(Context& context,
   for (const PodPtr& pod : context.pods.List()) {
     if (Matches(*pod->Get(), filter)) pods.push_back(pod);
   }
+  bool every = request.filter().id().empty() && request.filter().label_selector().empty();
+  auto sample = every ? context.sampler.Get(Ask::kPods)
+                      : std::make_shared<const StatsSample>(TakeSample(context, pods, Ask::kPods));
   v1::ListPodSandboxStatsResponse response;
-  for (auto& stats : ReadPodFigures(context, pods)) *response.add_stats() = std::move(stats);
+  for (auto& stats : PodFiguresOf(context, pods, *sample)) *response.add_stats() = std::move(stats);
   return response;
 }
 
