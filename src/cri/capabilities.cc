@@ -55,6 +55,11 @@ const std::vector<std::string>& HostCapabilities() {
   return all;
 }
 
+const std::vector<std::string>& KnownCapabilities() {
+  static const std::vector<std::string> all(kNames.begin(), kNames.end());
+  return all;
+}
+
 const std::vector<std::string>& DefaultCapabilities() {
   static const std::vector<std::string> names = {
       "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",

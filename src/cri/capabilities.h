@@ -13,6 +13,8 @@ namespace caisson::cri {
 
 // Those in this process's bounding set, as "CAP_…": "all" can never mean more.
 const std::vector<std::string>& HostCapabilities();
+// All that there are, whether or not this process has them.
+const std::vector<std::string>& KnownCapabilities();
 // The usual fourteen of container runtimes.
 const std::vector<std::string>& DefaultCapabilities();
 

@@ -10,14 +10,18 @@
 #pragma once
 
 #include "cri/background.h"
+#include "cri/checkpoint_support.h"
 #include "cri/config.h"
 #include "cri/container_index.h"
 #include "cri/cpu_rates.h"
 #include "cri/exec_id.h"
 #include "cri/fault.h"
 #include "cri/pod_index.h"
+#include "cri/sampler.h"
 #include "cri/shim_client.h"
+#include "cri/templates.h"
 #include "cri/user_namespace.h"
+#include "cri/vm_pod.h"
 #include "cri/writable_layers.h"
 #include "image/image_store.h"
 #include "net/cni.h"
@@ -30,6 +34,10 @@ namespace caisson::cri {
 
 class DaemonMetrics;
 class Events;
+struct Context;
+
+// Of all pods, read now (figures.h).
+StatsSample TakeSample(Context& context, Ask ask);
 
 struct Context {
   const Config& config;
@@ -46,10 +54,15 @@ struct Context {
   CpuRates cpu_rates = {};
   WritableLayers writable_layers{images, background};
   UserNamespaceSupport user_namespaces{config};
+  VmAccelerators vm_accelerators{config};
+  Templates templates{config, shims, background, faults};
+  CheckpointSupport checkpoints{config};
   std::string instance = NewInstance();  // this run of the daemon, in the ids of processes it runs in containers
   stream::Server* streams = nullptr;     // set before the first RPC
   Events* events = nullptr;              // the same
   DaemonMetrics* metrics = nullptr;      // the same; null: nobody asked for any
+  // The last, since its thread uses the others.
+  Sampler sampler{config.stats.sample_seconds, [this](Ask ask) { return TakeSample(*this, ask); }};
 };
 
 }  // namespace caisson::cri

@@ -4,7 +4,9 @@
 #include <grpcpp/grpcpp.h>
 
 #include "caisson/control/v1/control.grpc.pb.h"
+#include "caisson/pod/v1/pod.pb.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <map>
@@ -13,12 +15,14 @@
 
 #include "cri/grpc_status.h"
 #include "cri/rpc/rpc.h"
+#include "stream/server.h"
 
 namespace caisson::cri {
 namespace {
 
 namespace control = caisson::control::v1;
 
+constexpr int64_t kConsoleMillis = 5'000;  // the companion has it at hand
 constexpr auto kProgressPeriod = std::chrono::milliseconds(100);
 
 // A pull under way, and what of it its client has not been told yet. Shared with the pull, which goes on for others
@@ -108,7 +112,106 @@ class ControlService final : public control::Control::Service {
     return grpc::Status::OK;
   }
 
+  grpc::Status ListTemplates(grpc::ServerContext*, const control::ListTemplatesRequest*, control::ListTemplatesResponse* response) override {
+    for (const TemplateInfo& info : context_.templates.List()) Describe(info, response->add_templates());
+    return grpc::Status::OK;
+  }
+
+  grpc::Status RemoveTemplates(grpc::ServerContext*, const control::RemoveTemplatesRequest* request,
+                               control::RemoveTemplatesResponse* response) override {
+    auto ids = ChosenTemplates(*request);
+    if (!ids) return ToStatus("RemoveTemplates", ids.error());
+    for (const std::string& id : *ids) {
+      auto removed = context_.templates.Remove(id);
+      // Gone by itself meanwhile is as good.
+      if (!removed && removed.error().code != Code::kNotFound) return ToStatus("RemoveTemplates", removed.error());
+      response->add_ids(id);
+    }
+    return grpc::Status::OK;
+  }
+
+  grpc::Status Console(grpc::ServerContext*, const control::ConsoleRequest* request, control::ConsoleResponse* response) override {
+    auto part = ReadConsole(*request);
+    if (!part) return ToStatus("Console", part.error());
+    response->set_text(std::move(*part->mutable_text()));
+    response->set_end(part->end());
+    return grpc::Status::OK;
+  }
+
+  grpc::Status ExecGuest(grpc::ServerContext*, const control::ExecGuestRequest* request, control::ExecGuestResponse* response) override {
+    auto url = GuestUrl(*request);
+    if (!url) return ToStatus("ExecGuest", url.error());
+    response->set_url(std::move(*url));
+    return grpc::Status::OK;
+  }
+
  private:
+  Result<PodPtr> FindVm(const std::string& pod_id) {
+    PodPtr pod = TRY(context_.pods.Find(pod_id));
+    if (!pod->Get()->has_vm()) return MakeError(Code::kFailedPrecondition, "pod sandbox '{}' is no virtual machine", pod_id);
+    return pod;
+  }
+
+  Result<pod::v1::ConsoleResponse> ReadConsole(const control::ConsoleRequest& request) {
+    PodPtr pod = TRY(FindVm(request.pod_id()));
+    auto shim = pod->shim();
+    if (!shim) return MakeError(Code::kFailedPrecondition, "the virtual machine of pod sandbox '{}' has ended", request.pod_id());
+    pod::v1::ConsoleRequest ask;
+    ask.set_from(request.from());
+    auto answer = shim->Call<pod::v1::ConsoleResponse>(service::kPod, "Console", ask, kConsoleMillis);
+    if (answer || answer.error().code != Code::kUnavailable) return answer;
+    return MakeError(Code::kFailedPrecondition, "the virtual machine of pod sandbox '{}' ends: {}", request.pod_id(), answer.error().message);
+  }
+
+  Result<std::string> GuestUrl(const control::ExecGuestRequest& request) {
+    PodPtr pod = TRY(FindVm(request.pod_id()));
+    auto record = pod->Get();
+    if (!record->vm().debug()) {
+      return MakeError(Code::kFailedPrecondition, "pod sandbox '{}' was made while 'handlers.{}.debug' was false: no process may be run in its guest",
+                       request.pod_id(), record->resolved_handler());
+    }
+    if (record->state() != runtime::v1::SANDBOX_READY) return MakeError(Code::kFailedPrecondition, "pod sandbox '{}' is not ready", request.pod_id());
+    if (request.cmd().empty() || request.cmd(0).empty()) return MakeError(Code::kInvalidArgument, "the command to execute is empty");
+    stream::ExecTarget target;
+    target.pod_id = request.pod_id();
+    target.args.assign(request.cmd().begin(), request.cmd().end());
+    target.tty = request.tty();
+    target.in = request.stdin();
+    target.out = true;
+    target.err = !request.tty();
+    return context_.streams->ExecUrl(std::move(target));
+  }
+
+  static void Describe(const TemplateInfo& info, control::VmTemplate* to) {
+    to->set_id(info.id);
+    to->set_handler(info.made.handler());
+    to->set_state(info.state);
+    to->set_vcpus(info.made.vm().vcpus());
+    to->set_memory_bytes(info.made.vm().memory_bytes());
+    to->set_accelerator(info.made.vm().accelerator());
+    to->set_shares_memory(info.made.share_memory());
+    to->set_bytes(info.bytes);
+    to->set_since_nanos(info.since_nanos);
+    to->set_used_at_nanos(info.used_at_nanos);
+    to->set_uses(info.uses);
+    to->set_error(info.error);
+    to->set_kernel(info.made.vm().kernel());
+  }
+
+  Result<std::vector<std::string>> ChosenTemplates(const control::RemoveTemplatesRequest& request) {
+    std::vector<std::string> all, chosen;
+    for (const TemplateInfo& info : context_.templates.List()) all.push_back(info.id);
+    if (request.all()) return all;
+    for (const std::string& id : request.ids()) {
+      auto begins = [&](const std::string& one) { return !id.empty() && one.starts_with(id); };
+      auto count = std::count_if(all.begin(), all.end(), begins);
+      if (count > 1) return MakeError(Code::kInvalidArgument, "'{}' is the beginning of {} templates' ids", id.substr(0, 128), count);
+      if (count == 0) return MakeError(Code::kNotFound, "no template '{}'", id.substr(0, 128));
+      chosen.push_back(*std::find_if(all.begin(), all.end(), begins));
+    }
+    return chosen;
+  }
+
   Context& context_;
 };
 

@@ -11,6 +11,7 @@
 #include <exception>
 #include <filesystem>
 #include <iterator>
+#include <map>
 #include <utility>
 
 #include "base/strings.h"
@@ -30,28 +31,32 @@ const prometheus::Histogram::BucketBoundaries& Buckets() {
   return seconds;
 }
 
+prometheus::MetricType TypeOf(Reading::Kind kind) {
+  if (kind == Reading::kCounter) return prometheus::MetricType::Counter;
+  return kind == Reading::kSummary ? prometheus::MetricType::Summary : prometheus::MetricType::Gauge;
+}
+
 // What nobody counts, but can be asked for.
 class Asked : public prometheus::Collectable {
  public:
-  explicit Asked(std::function<std::vector<Gauge>()> gauges) : gauges_(std::move(gauges)) {}
+  explicit Asked(std::function<std::vector<Reading>()> readings) : readings_(std::move(readings)) {}
 
   std::vector<prometheus::MetricFamily> Collect() const override {
     std::vector<prometheus::MetricFamily> families;
-    for (Gauge& gauge : gauges_()) {
-      std::string name = "caisson_" + gauge.name;
-      auto family = std::find_if(families.begin(), families.end(), [&](const auto& one) { return one.name == name; });
-      if (family == families.end()) {
-        family = families.insert(families.end(), {name, std::move(gauge.help), prometheus::MetricType::Gauge, {}});
-      }
-      prometheus::ClientMetric& metric = family->metric.emplace_back();
-      if (!gauge.label.empty()) metric.label = {{std::move(gauge.label), std::move(gauge.value)}};
-      metric.gauge.value = static_cast<double>(gauge.number);
+    std::map<std::string, size_t> known;
+    for (Reading& reading : readings_()) {
+      auto [at, first] = known.try_emplace("caisson_" + reading.name, families.size());
+      if (first) families.push_back({at->first, std::move(reading.help), TypeOf(reading.kind), {}});
+      prometheus::ClientMetric& metric = families[at->second].metric.emplace_back();
+      for (auto& [key, value] : reading.labels) metric.label.push_back({std::move(key), std::move(value)});
+      metric.gauge.value = metric.counter.value = metric.summary.sample_sum = reading.number;
+      metric.summary.sample_count = reading.count;
     }
     return families;
   }
 
  private:
-  const std::function<std::vector<Gauge>()> gauges_;
+  const std::function<std::vector<Reading>()> readings_;
 };
 
 // "VmRSS:     1234 kB" and "Threads:  5" of /proc/self/status.
@@ -77,16 +82,20 @@ struct DaemonMetrics::State {
                                                         .Name("caisson_strays_total")
                                                         .Help("Processes that a daemon's death left behind, found and ended")
                                                         .Register(*registry);
+  prometheus::Family<prometheus::Counter>& vm_starts =
+      prometheus::BuildCounter().Name("caisson_vm_starts_total").Help("VM pods that have started, by how").Register(*registry);
+  prometheus::Family<prometheus::Counter>& templates =
+      prometheus::BuildCounter().Name("caisson_templates_total").Help("Templates of VMs, by what became of them").Register(*registry);
   std::unique_ptr<prometheus::Exposer> exposer;  // last: its threads use the others
 };
 
 DaemonMetrics::DaemonMetrics() : state_(std::make_unique<State>()) {}
 DaemonMetrics::~DaemonMetrics() = default;
 
-Result<std::unique_ptr<DaemonMetrics>> DaemonMetrics::Start(const std::string& address, std::function<std::vector<Gauge>()> gauges) {
+Result<std::unique_ptr<DaemonMetrics>> DaemonMetrics::Start(const std::string& address, std::function<std::vector<Reading>()> readings) {
   std::unique_ptr<DaemonMetrics> metrics(new DaemonMetrics());
   State& state = *metrics->state_;
-  state.asked = std::make_shared<Asked>(std::move(gauges));
+  state.asked = std::make_shared<Asked>(std::move(readings));
   prometheus::BuildGauge()
       .Name("caisson_build_info")
       .Help("1, with the version")
@@ -121,9 +130,13 @@ void DaemonMetrics::CountStep(std::string_view operation, std::string_view step,
 
 void DaemonMetrics::CountStray(std::string_view kind) { state_->strays.Add({{"kind", std::string(kind)}}).Increment(); }
 
-std::vector<Gauge> ProcessGauges() {
-  std::vector<Gauge> gauges;
-  auto add = [&](const char* name, const char* help, uint64_t number) { gauges.push_back({name, help, "", "", number}); };
+void DaemonMetrics::CountVmStart(std::string_view how) { state_->vm_starts.Add({{"how", std::string(how)}}).Increment(); }
+
+void DaemonMetrics::CountTemplate(std::string_view outcome) { state_->templates.Add({{"outcome", std::string(outcome)}}).Increment(); }
+
+std::vector<Reading> ProcessReadings() {
+  std::vector<Reading> readings;
+  auto add = [&](const char* name, const char* help, uint64_t number) { readings.push_back({name, help, {}, static_cast<double>(number)}); };
   if (auto status = sys::ReadFile("/proc/self/status", kStatusBytes)) {
     add("process_resident_memory_bytes", "Memory of the daemon that is resident", StatusNumber(*status, "VmRSS:") << 10);
     add("process_threads", "Threads of the daemon", StatusNumber(*status, "Threads:"));
@@ -131,7 +144,7 @@ std::vector<Gauge> ProcessGauges() {
   std::error_code error;
   std::filesystem::directory_iterator descriptors("/proc/self/fd", error), end;
   if (!error) add("process_open_fds", "Open descriptors of the daemon", static_cast<uint64_t>(std::distance(descriptors, end)));
-  return gauges;
+  return readings;
 }
 
 }  // namespace caisson::cri

@@ -5,6 +5,7 @@
 #include "caisson/pod/v1/pod.pb.h"
 #include "containerd/task_v3.pb.h"
 #include "cri/pod_teardown.h"
+#include "sys/path.h"
 
 namespace caisson::cri {
 namespace {
@@ -13,6 +14,8 @@ namespace task = containerd::task::v3;
 namespace v1 = runtime::v1;
 
 constexpr int64_t kInfoMillis = 10'000;
+constexpr char kVmEndFile[] = "/vm-end";  // the companion's (shim/vm_end.h): a word, a line end, a sentence
+constexpr size_t kVmEndBytes = 8 << 10;
 
 int64_t Nanos(const wkt::Timestamp& at) { return at.seconds() * kNanosPerSecond + at.nanos(); }
 
@@ -39,6 +42,8 @@ void OnWaited(Context& context, const ContainerPtr& container, const std::shared
                        if (reply && info.ParseFromString(*reply)) {
                          exit.oom_killed = info.oom_killed();
                          exit.started_at_nanos = info.started_at_nanos();
+                         exit.reason = info.end_reason();
+                         exit.message = info.end_message();
                        }
                        context.background.Post([&context, container, shim, exit] {
                          RecordExit(context, container, exit);
@@ -89,6 +94,14 @@ void RecordExit(Context& context, const ContainerPtr& container, const Exit& exi
   container->NotifyChanged();
 }
 
+std::optional<VmEnd> VmEndOf(const Context& context, const std::string& pod_id) {
+  auto text = sys::ReadFile(context.config.PodDir(pod_id) + kVmEndFile, kVmEndBytes);
+  if (!text) return std::nullopt;
+  size_t line = text->find('\n');
+  if (line == 0 || line == std::string::npos) return std::nullopt;
+  return VmEnd{text->substr(0, line), text->substr(line + 1)};
+}
+
 std::vector<ContainerPtr> ContainersOf(const Context& context, const std::string& pod_id) {
   std::vector<ContainerPtr> found;
   for (ContainerPtr& container : context.containers.List()) {
@@ -101,18 +114,17 @@ void PodDied(Context& context, const std::string& pod_id) {
   auto pod = context.pods.Find(pod_id);
   if (!pod) return;  // still being created: RunPodSandbox undoes it
   bool unexpected = (*pod)->Get()->state() == v1::SANDBOX_READY;
+  const VmEnd end = VmEndOf(context, pod_id).value_or(VmEnd{"CompanionDied", "the pod's companion process died"});
   for (const ContainerPtr& container : ContainersOf(context, pod_id)) {
-    RecordExit(context, container,
-               {.exit_code = kUnknownExitCode, .reason = "CompanionDied",
-                .message = "the pod's companion process died, and the container with it"});
+    RecordExit(context, container, {.exit_code = kUnknownExitCode, .reason = end.reason, .message = end.message + ", and the container with it"});
   }
   if (!unexpected) return;
-  log::Warn("the companion of pod {} died", pod_id);
-  (void)context.pods.Observe(*pod, [](PodRecord& record) {
+  log::Warn("pod {} has ended: {}", pod_id, end.message);
+  (void)context.pods.Observe(*pod, [&end](PodRecord& record) {
     if (record.state() == v1::SANDBOX_NOTREADY) return;
     record.set_state(v1::SANDBOX_NOTREADY);
     record.set_stopped_at_nanos(NowNanos());
-    record.set_reason("the pod's companion process died");
+    record.set_reason(end.message);
   });
   context.background.Start([&context, pod = *pod] {
     std::lock_guard lock(pod->operation);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "cri/context.h"
@@ -19,6 +20,13 @@ struct Exit {
   std::string reason;   // empty: Completed, Error or OOMKilled by the above
   std::string message;
 };
+
+// Why a VM has ended by itself, as its companion wrote it down before it ended too.
+struct VmEnd {
+  std::string reason, message;
+};
+// Nothing: the pod is no VM, or it has ended otherwise.
+std::optional<VmEnd> VmEndOf(const Context& context, const std::string& pod_id);
 
 // The exit code of a container whose own is lost.
 inline constexpr int kUnknownExitCode = 255;

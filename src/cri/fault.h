@@ -33,6 +33,7 @@ inline constexpr std::string_view kFaultPoints[] = {
     "start_container.task_start",
     "start_container.record",
     "pull_image.fetch",
+    "template.make",
 };
 
 class FaultPoints {
@@ -50,7 +51,7 @@ class FaultPoints {
   }
 
  private:
-  const std::vector<std::string> failing_;
+  std::vector<std::string> failing_;
 };
 
 }  // namespace caisson::cri

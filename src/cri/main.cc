@@ -11,6 +11,7 @@
 #include "cri/resident.h"
 #include "cri/server.h"
 #include "cri/streaming.h"
+#include "cri/vm_readings.h"
 
 #include <fcntl.h>
 #include <malloc.h>
@@ -208,18 +209,32 @@ const char* StateWord(int state) {
   return kWords[state];
 }
 
-// What there is, by state, and of the daemon itself.
-std::vector<Gauge> Gauges(PodIndex& pods, ContainerIndex& containers) {
+// What there is, by state, of the daemon itself, and of VM pods.
+std::vector<Reading> Readings(PodIndex& pods, ContainerIndex& containers) {
   std::map<std::string, uint64_t> pod_states = {{"ready", 0}, {"notready", 0}}, container_states;
   for (int state = 0; state < runtime::v1::ContainerState_ARRAYSIZE; ++state) container_states[StateWord(state)] = 0;
   for (const PodPtr& pod : pods.List()) ++pod_states[pod->Get()->state() == runtime::v1::SANDBOX_READY ? "ready" : "notready"];
   for (const ContainerPtr& container : containers.List()) {
     ++container_states[StateWord(container->Get()->state())];
   }
-  std::vector<Gauge> gauges = ProcessGauges();
-  for (auto& [state, count] : pod_states) gauges.push_back({"pods", "Pods", "state", state, count});
-  for (auto& [state, count] : container_states) gauges.push_back({"containers", "Containers", "state", state, count});
-  return gauges;
+  std::vector<Reading> readings = ProcessReadings();
+  for (auto& [state, count] : pod_states) readings.push_back({"pods", "Pods", {{"state", state}}, static_cast<double>(count)});
+  for (auto& [state, count] : container_states) readings.push_back({"containers", "Containers", {{"state", state}}, static_cast<double>(count)});
+  for (Reading& reading : ReadVms(pods)) readings.push_back(std::move(reading));
+  return readings;
+}
+
+void CompanionEnded(Context& context, const std::string& id, bool died) {
+  if (context.templates.OnEnd(id, died)) return;
+  died ? PodDied(context, id) : PodLost(context, id);
+}
+
+// They live on.
+void LeaveCompanions(Context& context) {
+  for (const PodPtr& pod : context.pods.List()) {
+    if (auto shim = pod->shim()) shim->Close();
+  }
+  context.templates.Close();
 }
 
 Result<> Run(const Flags& flags, const Config& config) {
@@ -228,7 +243,7 @@ Result<> Run(const Flags& flags, const Config& config) {
   UniqueFd lock = TRY(LockRoot(config));
   sigset_t signals = BlockSignals();
   const std::vector<AddressRange> loaded = LoadedReadOnly();
-  for (const char* sub : {"/pods", "/containers", "/seccomp"}) TRY(MakeDir(config.state + sub));
+  for (const char* sub : {"/pods", "/containers", "/seccomp", "/templates"}) TRY(MakeDir(config.state + sub));
   auto store = TRY(Store::Open(config.IndexPath()));
   auto images = TRY(image::ImageStore::Open(ImageOptions(config)));
   auto cni = TRY(net::Cni::Create(CniOptions(config)));
@@ -237,7 +252,7 @@ Result<> Run(const Flags& flags, const Config& config) {
   ContainerIndex containers(store.get(), Store::Table::kContainers, "container");
   std::unique_ptr<DaemonMetrics> metrics;
   if (!config.metrics.address.empty()) {
-    metrics = TRY(DaemonMetrics::Start(config.metrics.address, [&] { return Gauges(pods, containers); }));
+    metrics = TRY(DaemonMetrics::Start(config.metrics.address, [&] { return Readings(pods, containers); }));
     log::Info("metrics are served on port {} of '{}'", metrics->port(), config.metrics.address);
   }
   FaultPoints faults(config.faults);
@@ -248,9 +263,8 @@ Result<> Run(const Flags& flags, const Config& config) {
   TellChanges(pods, containers, events);
   context.events = &events;
   context.metrics = metrics.get();
-  shims->OnEnd([&context](const std::string& pod_id, bool died) {
-    context.background.Post([&context, pod_id, died] { died ? PodDied(context, pod_id) : PodLost(context, pod_id); });
-  });
+  context.templates.set_metrics(metrics.get());
+  shims->OnEnd([&context](const std::string& id, bool died) { context.background.Post([&context, id, died] { CompanionEnded(context, id, died); }); });
   auto recovered = Recover(context);
   std::unique_ptr<Streaming> streaming;
   if (recovered) {
@@ -286,9 +300,7 @@ Result<> Run(const Flags& flags, const Config& config) {
   }
   streaming.reset();
   background.Stop();
-  for (const PodPtr& pod : pods.List()) {
-    if (auto shim = pod->shim()) shim->Close();
-  }
+  LeaveCompanions(context);
   shims->Stop();
   return recovered;
 }

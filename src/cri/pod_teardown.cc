@@ -14,6 +14,7 @@
 #include "cri/exits.h"
 #include "cri/image_volume.h"
 #include "cri/pod_network.h"
+#include "image/remove_tree.h"
 
 namespace caisson::cri {
 namespace {
@@ -26,6 +27,7 @@ constexpr int64_t kStopMillis = 10'000;      // StopSandbox and ShutdownSandbox,
 constexpr int64_t kGoneMillis = 5'000;       // from Shutdown's answer, or SIGKILL, to the process's end
 constexpr int64_t kCleanupMillis = 30'000;
 constexpr int64_t kContainersMillis = 10'000;
+constexpr int64_t kGuestMillis = 2'000;  // the same in a VM, whose own end is theirs too
 constexpr uint32_t kSigkill = 9;  // <signal.h> does not go together with the CRI's enum of signals
 
 bool NothingLeft(const PodRecord& record) {
@@ -34,17 +36,15 @@ bool NothingLeft(const PodRecord& record) {
 }
 
 // SIGKILL for all containers at once, then one deadline for all of them.
-void KillContainers(const std::vector<ContainerPtr>& containers,
-                    const std::shared_ptr<ShimClient>& shim) {
-  Deadline deadline = Deadline::After(kContainersMillis);
+void KillContainers(const std::vector<ContainerPtr>& containers, const std::shared_ptr<ShimClient>& shim, int64_t millis) {
+  Deadline deadline = Deadline::After(millis);
   for (const ContainerPtr& container : containers) {
     if (container->Get()->state() == v1::CONTAINER_EXITED) continue;
     task::KillRequest request;
     request.set_id(container->id());
     request.set_signal(kSigkill);
     request.set_all(true);
-    shim->ttrpc().Call(service::kTask, "Kill", request.SerializeAsString(), kContainersMillis,
-                       [](Result<std::string>) {});
+    shim->ttrpc().Call(service::kTask, "Kill", request.SerializeAsString(), millis, [](Result<std::string>) {});
   }
   for (const ContainerPtr& container : containers) {
     // What does not end now ends with its companion; PodDied or StopPod records that.
@@ -140,7 +140,8 @@ Result<> StopPod(Context& context, const PodPtr& pod) {
   });
   Steps steps(context, "stop_pod_sandbox");
   if (shim && !shim->gone()) {
-    (void)steps.Run("kill_containers", [&]() -> Result<> { return KillContainers(containers, shim), Result<>(); });
+    const int64_t millis = record->has_vm() ? kGuestMillis : kContainersMillis;
+    (void)steps.Run("kill_containers", [&]() -> Result<> { return KillContainers(containers, shim, millis), Result<>(); });
   }
   // CNI DEL takes long and needs nothing of the companion.
   Result<> network;
@@ -226,6 +227,7 @@ Result<> EndTask(ShimClient& shim, const std::string& container_id) {
 
 Result<> RemoveContainerFiles(Context& context, const ContainerRecord& record) {
   TRY(RemoveImageVolumes(context.images, record));
+  if (!record.checkpoint().empty()) TRY(image::RemoveTree(context.config.CheckpointDir(record.id())));
   if (!record.snapshot_key().empty()) TRY(context.images.RemoveSnapshot(record.snapshot_key()));
   std::error_code error;
   // Does not follow symbolic links.

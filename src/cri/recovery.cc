@@ -12,6 +12,8 @@
 #include "base/log.h"
 #include "caisson/pod/v1/pod.pb.h"
 #include "containerd/sandbox.pb.h"
+#include "containerd/task_v3.pb.h"
+#include "cri/checkpoint_folder.h"
 #include "cri/daemon_metrics.h"
 #include "cri/exits.h"
 #include "cri/image_volume.h"
@@ -19,6 +21,7 @@
 #include "cri/pod_network.h"
 #include "cri/pod_teardown.h"
 #include "cri/strays.h"
+#include "image/remove_tree.h"
 #include "net/netns.h"
 
 namespace caisson::cri {
@@ -68,8 +71,8 @@ Result<> CatchUp(Context& context, const ContainerPtr& container, const std::sha
   if (info->finished_at_nanos() != 0) {
     RecordExit(context, container,
                {.exit_code = info->exit_code(), .started_at_nanos = info->started_at_nanos(),
-                .finished_at_nanos = info->finished_at_nanos(), .oom_killed = info->oom_killed(), .reason = "",
-                .message = ""});
+                .finished_at_nanos = info->finished_at_nanos(), .oom_killed = info->oom_killed(), .reason = info->end_reason(),
+                .message = info->end_message()});
     return {};
   }
   // The former daemon may have died between Task.Start and its record.
@@ -139,7 +142,9 @@ void RecoverPod(Context& context, const PodPtr& pod) {
     (*shim)->Kill();
     (*shim)->WaitGone(kAnswerMillis);
   }
-  EndRecord(context, pod, "CompanionDied", "the pod's companion process died while caissond was not running");
+  auto end = VmEndOf(context, pod->id());
+  EndRecord(context, pod, end ? end->reason : "CompanionDied",
+            end ? end->message : "the pod's companion process died while caissond was not running");
   if (auto cleaned = CleanUpAfterCompanion(context, pod); !cleaned) log::Error("{}", cleaned.error().message);
 }
 
@@ -269,6 +274,24 @@ void RemoveOrphans(Context& context, const std::set<std::string>& unfinished) {
   }
 }
 
+// Checkpoints that a former daemon had under way. Their containers may stand still for it.
+void EndCheckpoints(Context& context) {
+  for (const std::string& name : NamesIn(context.config.CheckpointsDir())) {
+    std::string id = name;
+    bool dump = id.ends_with(kDumpSuffix);
+    if (dump) id.resize(id.size() - kDumpSuffix.size());
+    auto container = context.containers.Find(id);
+    if (container && !dump) continue;  // what it is restored from
+    auto pod = container ? context.pods.Find((*container)->Get()->pod_id()) : Result<PodPtr>(MakeError(Code::kNotFound, "no container"));
+    if (auto shim = pod ? (*pod)->shim() : nullptr) {
+      containerd::task::v3::ResumeRequest request;
+      request.set_id(id);
+      (void)shim->Call<wkt::Empty>(service::kTask, "Resume", request);
+    }
+    if (auto removed = image::RemoveTree(context.config.CheckpointsDir() + "/" + name); !removed) log::Error("{}", removed.error().message);
+  }
+}
+
 // What plugins still hold for pods that nobody knows (spec 1.1, GC). Before the daemon serves: an ADD under way would not
 // be among the valid ones.
 void CollectNetworks(Context& context) {
@@ -344,6 +367,8 @@ Result<> Recover(Context& context) {
   }
   UndoPods(context, std::move(unfinished_pods));
   RemoveOrphans(context, unfinished);
+  EndCheckpoints(context);
+  context.templates.Recover();
   CollectNetworks(context);
   CheckNetworks(context);
   if (!rebooted.empty()) {

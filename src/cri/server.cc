@@ -80,17 +80,9 @@ grpc::Status Serve(Context& context, Calls& calls, const char* verb, Work work, 
   return status;
 }
 
-grpc::Status Unimplemented(const char* verb) {
-  return {grpc::StatusCode::UNIMPLEMENTED, fmt::format("caissond does not implement the CRI verb {} yet", verb)};
-}
-
 #define SERVE(Verb)                                                                              \
   grpc::Status Verb(grpc::ServerContext*, const v1::Verb##Request* request, v1::Verb##Response* response) override { \
     return Serve(context_, calls_, #Verb, &cri::Verb, *request, response);                               \
-  }
-#define REFUSE(Verb, RequestType, ResponseType)                                                  \
-  grpc::Status Verb(grpc::ServerContext*, const v1::RequestType*, v1::ResponseType*) override {  \
-    return Unimplemented(#Verb);                                                                 \
   }
 
 // A list in parts, for clients whose messages are bounded.
@@ -175,7 +167,7 @@ class RuntimeService final : public v1::RuntimeService::Service {
     }
     return {grpc::StatusCode::CANCELLED, "the client has gone"};
   }
-  REFUSE(CheckpointContainer, CheckpointContainerRequest, CheckpointContainerResponse)
+  SERVE(CheckpointContainer)
   SERVE_LIST(StreamPodSandboxes, ListPodSandbox, items, pod_sandboxes)
   SERVE_LIST(StreamContainers, ListContainers, containers, containers)
   SERVE_LIST(StreamContainerStats, ListContainerStats, stats, container_stats)

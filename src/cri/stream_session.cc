@@ -13,6 +13,7 @@
 #include "base/limits.h"
 #include "caisson/pod/v1/pod.pb.h"
 #include "containerd/task_v3.pb.h"
+#include "cri/capabilities.h"
 #include "cri/exec_request.h"
 #include "sys/path.h"
 
@@ -46,6 +47,17 @@ Result<std::string> ProcessSpec(const std::string& bundle, const stream::ExecTar
   return DumpJson(process);
 }
 
+// One in the guest itself: root, with all that the guest's kernel lets it do.
+std::string GuestProcessSpec(const stream::ExecTarget& target) {
+  Json process = {{"user", {{"uid", 0}, {"gid", 0}}}, {"args", target.args}, {"cwd", "/"}, {"terminal", target.tty}};
+  process["env"] = {"PATH=/bin", "HOME=/"};
+  if (target.tty) process["env"].push_back("TERM=xterm");
+  Json all = Json::array();
+  for (std::string_view name : KnownCapabilities()) all.push_back(name);
+  for (const char* set : {"bounding", "effective", "permitted"}) process["capabilities"][set] = all;
+  return DumpJson(process);
+}
+
 class ExecSession : public StreamSession {
  public:
   explicit ExecSession(Setup setup) : StreamSession(std::move(setup)) {}
@@ -56,7 +68,7 @@ class ExecSession : public StreamSession {
 
   template <class Request>
   Request For() const {
-    return ExecRequest<Request>(setup_.container->id(), setup_.id);
+    return ExecRequest<Request>(container_id(), setup_.id);
   }
 
   Result<> Open() override {
@@ -64,7 +76,8 @@ class ExecSession : public StreamSession {
     auto request = For<task::ExecProcessRequest>();
     request.set_terminal(target.tty);
     request.mutable_spec()->set_type_url(kProcessType);
-    request.mutable_spec()->set_value(TRY(ProcessSpec(setup_.context.config.ContainerDir(setup_.container->id()), target)));
+    request.mutable_spec()->set_value(setup_.container ? TRY(ProcessSpec(setup_.context.config.ContainerDir(container_id()), target))
+                                                       : GuestProcessSpec(target));
     if (target.in) TRY(MakeFifo(kIn)), request.set_stdin(PathOf(kIn));
     // A terminal has one output, and somebody has to take it.
     if (target.out || target.tty) TRY(MakeFifo(kOut)), request.set_stdout(PathOf(kOut));
@@ -114,7 +127,7 @@ class ExecSession : public StreamSession {
     Call<wkt::Empty>(service::kTask, "CloseIO", request, 0, [](Result<wkt::Empty>) {});
   }
 
-  task::KillRequest KillRequest() const { return KillExec(setup_.container->id(), setup_.id); }
+  task::KillRequest KillRequest() const { return KillExec(container_id(), setup_.id); }
 
   void End() override {
     if (exited_) return Delete();
@@ -242,7 +255,8 @@ void StreamSession::Start(StreamDone done, std::function<void()> on_closed) {
   done_ = std::move(done);
   on_closed_ = std::move(on_closed);
   shim_ = setup_.pod->shim();
-  if (!shim_ || setup_.container->Get()->state() != runtime::v1::CONTAINER_RUNNING) {
+  if (!setup_.container && !shim_) return Fail(MakeError(Code::kFailedPrecondition, "pod sandbox '{}' is not running", setup_.pod->id()));
+  if (setup_.container && (!shim_ || setup_.container->Get()->state() != runtime::v1::CONTAINER_RUNNING)) {
     return Fail(MakeError(Code::kFailedPrecondition, "container '{}' is not running", setup_.container->id()));
   }
   if (mkdir(setup_.folder.c_str(), 0700) != 0) return Fail(ErrnoError("make directory '{}'", setup_.folder));
@@ -314,7 +328,7 @@ void StreamSession::Resize(uint16_t width, uint16_t height) {
   }
   resizing_ = true;
   task::ResizePtyRequest request;
-  request.set_id(setup_.container->id());
+  request.set_id(container_id());
   request.set_exec_id(exec_id());
   request.set_width(width);
   request.set_height(height);

@@ -24,6 +24,9 @@
 
 namespace caisson::cri {
 
+// Names the guest itself where the companion of a VM pod asks for a container's id (caisson.guest.v1.Guest.OpenDebug).
+inline constexpr char kGuestContainer[] = "debug";
+
 using StreamDone = std::function<void(Result<stream::Process>)>;
 
 class StreamSession : public std::enable_shared_from_this<StreamSession> {
@@ -31,7 +34,7 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   struct Setup {
     Context& context;
     std::weak_ptr<sys::EventLoop> loop;  // not owned: the loop may hold what holds this
-    ContainerPtr container;
+    ContainerPtr container;  // null: the process is in no container but in the guest of a VM pod (kGuestContainer)
     PodPtr pod;
     stream::ExecTarget target;
     std::string id;      // also the folder's name
@@ -48,6 +51,7 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   enum Fifo { kIn, kOut, kErr, kLife, kFifos };
 
   explicit StreamSession(Setup setup) : setup_(std::move(setup)) {}
+  std::string container_id() const { return setup_.container ? setup_.container->id() : kGuestContainer; }
   // Begins the calls to the companion.
   virtual Result<> Open() = 0;
   // The server is done with it; ends in Close.

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/id.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "containerd/runc_options.pb.h"
@@ -17,6 +18,7 @@
 #include "cri/exec_id.h"
 #include "cri/exec_request.h"
 #include "cri/pod_connect.h"
+#include "cri/pod_forward.h"
 #include "cri/stream_session.h"
 
 namespace caisson::cri {
@@ -92,6 +94,10 @@ class StreamingBackend : public Streaming, private stream::Backend {
       auto shim = pod ? (*pod)->shim() : nullptr;
       if (shim) EndStaleOf(shim, container->id(), context_.instance);
     }
+    for (const PodPtr& pod : context_.pods.List()) {
+      auto shim = pod->shim();
+      if (shim && pod->Get()->vm().debug()) EndStaleOf(shim, kGuestContainer, context_.instance);
+    }
     auto started = stream::Server::Start(ServerOptions(context_.config.streaming), *this);
     if (!started) return std::move(started.error()).Within("streaming server");
     server_ = std::move(*started);
@@ -107,9 +113,9 @@ class StreamingBackend : public Streaming, private stream::Backend {
   void Attach(const stream::ExecTarget& target, StreamDone done) override { Open(target, true, std::move(done)); }
 
   void Open(const stream::ExecTarget& target, bool attach, StreamDone done) {
-    auto container = context_.containers.Find(target.container_id);
+    auto container = target.pod_id.empty() ? context_.containers.Find(target.container_id) : Result<ContainerPtr>(nullptr);
     if (!container) return done(std::move(container.error()));
-    auto pod = context_.pods.Find((*container)->Get()->pod_id());
+    auto pod = context_.pods.Find(*container ? (*container)->Get()->pod_id() : target.pod_id);
     if (!pod) return done(std::move(pod.error()));
     std::string id = NewExecId(kStreamExec, context_.instance);
     StreamSession::Setup setup{context_, loop_, *container, *pod, target, id, Folder() + "/" + id, ends_};
@@ -124,8 +130,9 @@ class StreamingBackend : public Streaming, private stream::Backend {
       sessions_[id] = session;
     }
     const auto& name = (*pod)->Get()->config().metadata();
-    log::Info("{} container {} of pod {}/{} for {}: {}{}", attach ? "attach to" : "exec in", (*container)->id(), name.namespace_(),
-              name.name(), target.peer, attach ? "" : target.args.front().substr(0, 256), target.tty ? " (tty)" : "");
+    // For the audit.
+    log::Info("{} {} of pod {}/{} for {}: {}{}", attach ? "attach to" : "exec in", *container ? "container " + (*container)->id() : "the guest",
+              name.namespace_(), name.name(), target.peer, attach ? "" : target.args.front().substr(0, 256), target.tty ? " (tty)" : "");
     loop_->Post([this, session, done = std::move(done), pod_id = (*pod)->id(), id] {
       session->Start(done, [this, pod_id, id] { Forget(pod_id, id); });
     });
@@ -147,6 +154,10 @@ class StreamingBackend : public Streaming, private stream::Backend {
     auto record = (*pod)->Get();
     if (record->state() != runtime::v1::SANDBOX_READY) {
       return done(MakeError(Code::kFailedPrecondition, "pod sandbox '{}' is not ready", pod_id));
+    }
+    if (record->has_vm()) {
+      std::string path = fmt::format("{}/forward-{}", Folder(), NewId().substr(0, 24));
+      return ForwardThroughCompanion(loop_, (*pod)->shim(), path, port, std::move(done));
     }
     loop_->Post([this, netns = record->netns_path(), port, done = std::move(done)] { connector_->Connect(netns, port, done); });
   }

@@ -159,6 +159,9 @@ void SetMaps(const v1::UserNamespace& user_namespace, pod::v1::SandboxOptions* o
 
 Result<> UserNamespaceSupport::Check(const std::string& handler) {
   const std::string& name = handler.empty() ? config_.default_handler : handler;
+  if (auto known = config_.handlers.find(name); known != config_.handlers.end() && known->second.IsVm()) {
+    return MakeError(Code::kUnimplemented, "handler '{}' runs pods in VMs, where user namespaces are not supported yet", name);
+  }
   std::lock_guard lock(mutex_);
   auto [at, unknown] = known_.try_emplace(name);
   Answer& answer = at->second;

@@ -23,6 +23,8 @@ Json ToJson(const google::protobuf::Message& message) {
 
 }  // namespace
 
+std::string MessageJson(const google::protobuf::Message& message) { return DumpJson(ToJson(message)); }
+
 std::string TimelineJson(const Timeline& timeline) {
   Json steps = Json::array();
   for (const auto& step : timeline) {
@@ -44,12 +46,24 @@ std::string PodInfoJson(const PodRecord& record) {
   if (const auto& network = record.network(); network.checked_at_nanos() != 0) {
     check = {{"checkedAtNanos", network.checked_at_nanos()}, {"error", network.check_error()}};
   }
+  Json vm = nullptr;
+  if (record.has_vm()) {
+    vm = {{"vmm", record.vm().vmm()},
+          {"accelerator", record.vm().accelerator()},
+          {"vcpus", record.vm().vcpus()},
+          {"memoryBytes", record.vm().memory_bytes()},
+          {"vmmUser", record.vm().vmm_id()},
+          {"start", record.vm().start()},
+          {"templateError", record.vm().template_error()},
+          {"kernel", record.vm().kernel_release()}};
+  }
   const auto& linux = record.config().linux();
   return DumpJson({{"pid", record.sandbox_pid()},
                    {"companionPid", record.shim_pid()},
                    {"netns", record.netns_path()},
                    {"userNamespace", record.user_namespace_path()},
                    {"runtimeHandler", record.resolved_handler()},
+                   {"vm", std::move(vm)},
                    {"reason", record.reason()},
                    {"resources", ToJson(record.has_resources() ? record.resources() : linux.resources())},
                    {"overhead", ToJson(record.has_overhead() ? record.overhead() : linux.overhead())},

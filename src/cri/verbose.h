@@ -12,6 +12,8 @@ namespace caisson::cri {
 
 using Timeline = google::protobuf::RepeatedPtrField<daemon::v1::TimelineStep>;
 
+// A message as JSON, its fields named as in the .proto.
+std::string MessageJson(const google::protobuf::Message& message);
 // The entry "info".
 std::string PodInfoJson(const PodRecord& record);
 std::string ContainerInfoJson(const ContainerRecord& record, const std::string& bundle);

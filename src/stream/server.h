@@ -26,6 +26,7 @@ namespace caisson::stream {
 
 struct ExecTarget {
   std::string container_id;
+  std::string pod_id;             // in place of a container: the process is in this pod's guest itself
   std::vector<std::string> args;  // of Attach: empty
   bool tty = false;
   bool in = false, out = false, err = false;  // with a tty there is no err

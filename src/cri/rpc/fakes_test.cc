@@ -5,9 +5,11 @@
 #include <future>
 #include <thread>
 
+#include "caisson/keeper/v1/keeper.pb.h"
 #include "caisson/pod/v1/pod.pb.h"
 #include "containerd/sandbox.pb.h"
 #include "containerd/task_v3.pb.h"
+#include "sys/socket.h"
 
 #include <fcntl.h>
 #include <sys/socket.h>
@@ -100,6 +102,7 @@ struct Companion {
   bool alive = true;
   std::unique_ptr<ttrpc::Server> server;
   std::map<std::string, Task> tasks;
+  keeper::v1::StatusResponse kept;  // of one that is a template's keeper
 };
 
 wkt::Timestamp At(int64_t nanos) {
@@ -160,6 +163,7 @@ class Fleet {
   void ServeSandbox(Companion* companion);
   void ServeTask(Companion* companion);
   void ServePod(Companion* companion);
+  void ServeKeeper(Companion* companion);
 
   int next_pid_ = 1'000'000'000;
   std::thread thread_;
@@ -251,6 +255,21 @@ void Fleet::ServePod(Companion* companion) {
         response.set_running(at->second.started && !at->second.ended);
         reply(response);
       });
+  Serve<podv1::StatsRequest, podv1::StatsResponse>(companion, service::kPod, "Stats", [this, companion](const auto&, auto reply) {
+    podv1::StatsResponse response;
+    std::lock_guard lock(world->mutex);
+    for (const auto& figures : world->figures[companion->pod_id]) *response.add_containers() = figures;
+    reply(response);
+  });
+  // Port 1: says that it has connected, and has not.
+  Serve<podv1::ForwardRequest, podv1::ForwardResponse>(companion, service::kPod, "Forward", [](const auto& request, auto reply) {
+    if (request.port() == 1) return reply(podv1::ForwardResponse());
+    auto fd = sys::ConnectUnix(request.socket_path());
+    if (!fd) return reply(std::move(fd.error()));
+    std::string said = fmt::format("port {}", request.port());
+    if (write(fd->get(), said.data(), said.size()) < 0) return reply(ErrnoError("write"));
+    reply(podv1::ForwardResponse());
+  });
   Serve<podv1::ExecSyncRequest, podv1::ExecSyncResponse>(
       companion, service::kPod, "ExecSync", [](const auto& request, auto reply) {
         podv1::ExecSyncResponse response;
@@ -261,6 +280,18 @@ void Fleet::ServePod(Companion* companion) {
       });
 }
 
+void Fleet::ServeKeeper(Companion* companion) {
+  constexpr std::string_view kService = "caisson.keeper.v1.Keeper";
+  Serve<keeper::v1::MakeRequest, keeper::v1::MakeResponse>(companion, kService, "Make", [companion](const auto& request, auto reply) {
+    companion->kept.set_ready(true);
+    *companion->kept.mutable_made() = request;
+    companion->kept.set_made_at_nanos(NowNanos());
+    reply(keeper::v1::MakeResponse());
+  });
+  Serve<keeper::v1::StatusRequest, keeper::v1::StatusResponse>(companion, kService, "Status",
+                                                               [companion](const auto&, auto reply) { reply(companion->kept); });
+}
+
 void Fleet::Launch(const std::string& pod_id) {
   auto companion = std::make_shared<Companion>();
   companion->pod_id = pod_id;
@@ -269,6 +300,7 @@ void Fleet::Launch(const std::string& pod_id) {
   ServeSandbox(companion.get());
   ServeTask(companion.get());
   ServePod(companion.get());
+  ServeKeeper(companion.get());
   std::lock_guard lock(world->mutex);
   world->companions.insert(pod_id);
   companions[pod_id] = std::move(companion);

@@ -23,6 +23,7 @@ struct World {
   std::mutex mutex;
   std::set<std::string> failing;      // "Service/Method" or "cni.Add", … that answers kInternal
   std::set<std::string> unanswered;   // methods that are never answered
+  std::map<std::string, std::vector<pod::v1::ContainerStats>> figures;  // what the companion of a pod says, by pod
   bool deaf = false;                  // containers ignore every signal but SIGKILL
   std::vector<std::string> calls;     // methods in the order they came
   std::set<std::string> companions, attached, snapshots, tasks;
@@ -46,6 +47,9 @@ class FakeImages : public image::ImageStore {
   }
   Result<image::Snapshot> Prepare(const std::string& key, const std::string& image_id) override;
   Result<image::Snapshot> PrepareView(const std::string& key, const std::string& image_id) override { return Prepare(key, image_id); }
+  Result<std::vector<std::string>> ErofsLayers(const std::string& key) override {
+    return std::vector<std::string>{"/nowhere/" + TRY(FindSnapshot(key)).key + ".erofs"};
+  }
   Result<image::Snapshot> FindSnapshot(const std::string& key) override;
   Result<> RemoveSnapshot(const std::string& key) override;
   Result<image::Usage> SnapshotUsage(const std::string&) override { return image::Usage(); }

@@ -17,6 +17,7 @@ namespace v1 = runtime::v1;
 #define CAISSON_RPC(Verb) Result<v1::Verb##Response> Verb(Context& context, const v1::Verb##Request& request)
 
 // Life cycle.
+CAISSON_RPC(CheckpointContainer);
 CAISSON_RPC(RunPodSandbox);
 CAISSON_RPC(StopPodSandbox);
 CAISSON_RPC(RemovePodSandbox);

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "base/limits.h"
 #include "base/log.h"
 #include "containerd/task_v3.pb.h"
 #include "cri/pod_teardown.h"
 #include "cri/rpc/rpc.h"
 #include "cri/steps.h"
+#include "image/remove_tree.h"
 
 namespace caisson::cri {
 namespace {
@@ -12,6 +14,7 @@ namespace task = containerd::task::v3;
 
 // What a shell answers for a program it cannot start, and containerd for a failed start.
 constexpr int kStartErrorExitCode = 128;
+constexpr int64_t kRestoreAnswerMillis = 30'000;  // beyond criu's own deadline
 
 const char* StateWord(v1::ContainerState state) {
   switch (state) {
@@ -57,7 +60,9 @@ Result<v1::StartContainerResponse> StartContainer(Context& context, const v1::St
   auto started = steps.Run("task_start", [&]() -> Result<> {
     task::StartRequest start;
     start.set_id(container->id());
-    pid = TRY(shim->Call<task::StartResponse>(service::kTask, "Start", start)).pid();
+    // One that is restored starts as long as its memory takes to be read; the companion bounds it.
+    int64_t millis = before->checkpoint().empty() ? 0 : limits::kCheckpointMillis + kRestoreAnswerMillis;
+    pid = TRY(shim->Call<task::StartResponse>(service::kTask, "Start", start, millis)).pid();
     started_at = NowNanos();
     return {};
   });
@@ -80,6 +85,11 @@ Result<v1::StartContainerResponse> StartContainer(Context& context, const v1::St
     if (auto ended = EndTask(*shim, container->id()); !ended) log::Error("{}", ended.error().message);
     return std::move(started.error()).Within(fmt::format("start container '{}'", container->id()));
   }
+  if (!before->checkpoint().empty()) {
+    // The images have done their service; a failure is mended when the container is removed.
+    (void)image::RemoveTree(context.config.CheckpointDir(container->id()));
+  }
+  context.sampler.Outdate();
   container->NotifyChanged();
   return v1::StartContainerResponse();
 }

@@ -29,6 +29,16 @@ void AddCondition(v1::RuntimeStatus* status, const char* type, const Result<>& r
   condition.set_message(ready.error().message);
 }
 
+// What a VM's pod costs beyond its limits, for the RuntimeClass: what it takes to boot, and some room.
+constexpr uint64_t kOverheadRoom = uint64_t{32} << 20;
+
+void DescribeVms(Context& context, const std::string& handler, v1::StatusResponse* response) {
+  std::string accelerator = context.vm_accelerators.Of(handler);
+  uint64_t overhead = (accelerator == "kvm" ? kLeastPodBytes : kLeastEmulatedPodBytes) + kOverheadRoom;
+  (*response->mutable_info())["overhead/" + handler] = fmt::format("{}Mi", overhead >> 20);
+  (*response->mutable_info())["accelerator/" + handler] = std::move(accelerator);
+}
+
 }  // namespace
 
 Result<v1::StatusResponse> Status(Context& context, const v1::StatusRequest& request) {
@@ -36,12 +46,21 @@ Result<v1::StatusResponse> Status(Context& context, const v1::StatusRequest& req
   AddCondition(response.mutable_status(), "RuntimeReady", Result<>(), "");
   AddCondition(response.mutable_status(), "NetworkReady", context.cni.Status(), "NetworkPluginNotReady");
   v1::RuntimeHandlerFeatures features;
-  features.set_recursive_read_only_mounts(KernelMountsReadOnlyRecursively());
   auto add_handler = [&](const std::string& name) {
+    const std::string& of = name.empty() ? context.config.default_handler : name;
+    const HandlerConfig& configured = context.config.handlers.at(of);
+    const bool vm = configured.IsVm();
+    if (auto usable = vm ? CheckVmHandler(of, configured) : Result<>(); !usable) {
+      if (request.verbose()) (*response.mutable_info())["unusable/" + of] = usable.error().message;
+      return;
+    }
+    if (vm && request.verbose()) DescribeVms(context, of, &response);
     v1::RuntimeHandler& handler = *response.add_runtime_handlers();
     handler.set_name(name);
     auto user_namespaces = context.user_namespaces.Check(name);
     features.set_user_namespaces(user_namespaces.has_value());
+    // A guest's kernel is ours, and new enough.
+    features.set_recursive_read_only_mounts(vm || KernelMountsReadOnlyRecursively());
     *handler.mutable_features() = features;
     if (user_namespaces) {
       response.mutable_features()->set_user_namespaces_host_network(true);
@@ -54,6 +73,7 @@ Result<v1::StatusResponse> Status(Context& context, const v1::StatusRequest& req
   response.mutable_features()->set_supplemental_groups_policy(true);
   if (request.verbose()) {
     (*response.mutable_info())["config"] = FormatConfig(context.config);
+    (*response.mutable_info())["checkpoint"] = context.checkpoints.Describe();
     (*response.mutable_info())["cdi"] = DumpJson(DescribeCdi(context.config.containers.cdi_spec_dirs));
   }
   return response;

@@ -9,28 +9,6 @@ namespace {
 // The type that containerd's clients send for OCI resources; the value is the JSON of the spec's linux.resources.
 constexpr const char* kResourcesType = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
 
-// CRI: what the request leaves at its zero value stays as it is.
-void MergeInto(const v1::LinuxContainerResources& update, v1::LinuxContainerResources* resources) {
-  if (update.cpu_period()) resources->set_cpu_period(update.cpu_period());
-  if (update.cpu_quota()) resources->set_cpu_quota(update.cpu_quota());
-  if (update.cpu_shares()) resources->set_cpu_shares(update.cpu_shares());
-  if (update.memory_limit_in_bytes()) resources->set_memory_limit_in_bytes(update.memory_limit_in_bytes());
-  if (update.memory_swap_limit_in_bytes()) {
-    resources->set_memory_swap_limit_in_bytes(update.memory_swap_limit_in_bytes());
-  }
-  if (update.oom_score_adj()) resources->set_oom_score_adj(update.oom_score_adj());
-  if (!update.cpuset_cpus().empty()) resources->set_cpuset_cpus(update.cpuset_cpus());
-  if (!update.cpuset_mems().empty()) resources->set_cpuset_mems(update.cpuset_mems());
-  for (const auto& limit : update.hugepage_limits()) {
-    bool known = false;
-    for (auto& have : *resources->mutable_hugepage_limits()) {
-      if (have.page_size() == limit.page_size()) have.set_limit(limit.limit()), known = true;
-    }
-    if (!known) *resources->add_hugepage_limits() = limit;
-  }
-  for (const auto& [key, value] : update.unified()) (*resources->mutable_unified())[key] = value;
-}
-
 }  // namespace
 
 Result<v1::UpdateContainerResourcesResponse> UpdateContainerResources(
@@ -45,13 +23,14 @@ Result<v1::UpdateContainerResourcesResponse> UpdateContainerResources(
     return MakeError(Code::kFailedPrecondition, "container '{}' is neither created nor running", container->id());
   }
   v1::LinuxContainerResources merged = record->resources();
-  MergeInto(request.linux(), &merged);
+  MergeResources(request.linux(), &merged);
   containerd::task::v3::UpdateTaskRequest update;
   update.set_id(container->id());
   update.mutable_resources()->set_type_url(kResourcesType);
-  update.mutable_resources()->set_value(TRY(ResourcesJson(context.config, merged)));
+  update.mutable_resources()->set_value(TRY(ResourcesJson(context.config, merged, pod->Get()->has_vm())));
   TRY(shim->Call<wkt::Empty>(service::kTask, "Update", update));
   TRY(context.containers.Update(container, [&](ContainerRecord& changed) { *changed.mutable_resources() = merged; }));
+  context.sampler.Outdate();
   return v1::UpdateContainerResourcesResponse();
 }
 
