@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <map>
 #include <memory>
 
 #include <nlohmann/json.hpp>
@@ -17,6 +18,9 @@ const char* Word(Verdict verdict) {
   return verdict == Verdict::kOk ? "ok" : verdict == Verdict::kWarn ? "warn" : "FAIL";
 }
 
+// Keys of a verbose Status, before a handler's name.
+constexpr std::string_view kAccelerator = "accelerator/", kUnusable = "unusable/";
+
 using Status = Result<runtime::v1::StatusResponse>;
 
 Status Ask(Client& client) {
@@ -30,7 +34,8 @@ std::vector<HostCheck> UserNamespacesOfPods(const Status& status) {
   std::vector<HostCheck> checks;
   if (!status) return checks;
   for (const auto& handler : status->runtime_handlers()) {
-    if (handler.name().empty()) continue;  // the default one, which has a name too
+    if (handler.name().empty()) continue;                               // the default one, which has a name too
+    if (status->info().contains(fmt::format("{}{}", kAccelerator, handler.name()))) continue;  // VMs have other walls
     std::string name = fmt::format("hostUsers: false ({})", handler.name());
     if (handler.features().user_namespaces()) {
       checks.push_back({Verdict::kOk, name, "id-mapped layers and volumes work", ""});
@@ -41,6 +46,43 @@ std::vector<HostCheck> UserNamespacesOfPods(const Status& status) {
                       "Linux 5.19 (6.3 for volumes on tmpfs), and images on a file system that can be id-mapped"});
   }
   return checks;
+}
+
+// For the RuntimeClass of the handler that `key` ends with.
+std::string OverheadOf(const Status& status, std::string_view key) {
+  auto overhead = status->info().find(fmt::format("overhead{}", key.substr(key.find('/'))));
+  return overhead == status->info().end() ? "" : fmt::format("; overhead.podFixed.memory of their RuntimeClass: {}", overhead->second);
+}
+
+std::vector<HostCheck> VmsOfPods(const Status& status) {
+  std::map<std::string, HostCheck> checks;  // in an order that people can rely on
+  if (!status) return {};
+  for (const auto& [key, value] : status->info()) {
+    std::string name = fmt::format("VMs ({})", key.substr(key.find('/') + 1));
+    if (key.starts_with(kUnusable)) {
+      checks[name] = {Verdict::kWarn, name, value, "install caisson-guest, if pods are to be virtual machines"};
+    } else if (key.starts_with(kAccelerator) && value == "kvm") {
+      checks[name] = {Verdict::kOk, name, "KVM runs them at the speed of hardware" + OverheadOf(status, key), ""};
+    } else if (key.starts_with(kAccelerator)) {
+      checks[name] = {Verdict::kWarn, name, "emulated (tcg): they work, and are slow" + OverheadOf(status, key), "a host whose /dev/kvm runs code at the speed of hardware"};
+    }
+  }
+  std::vector<HostCheck> all;
+  for (auto& [name, check] : checks) all.push_back(std::move(check));
+  return all;
+}
+
+// What the daemon found by asking criu.
+std::vector<HostCheck> Checkpoints(const Status& status) {
+  auto found = status ? status->info().find("checkpoint") : google::protobuf::Map<std::string, std::string>::const_iterator();
+  if (!status || found == status->info().end()) return {};
+  auto told = ParseJson(found->second);
+  if (!told || !told->is_object()) return {};
+  std::string checkpoint = told->value("checkpoint", ""), restore = told->value("restore", "");
+  if (!checkpoint.empty()) {
+    return {{Verdict::kWarn, "checkpoints", checkpoint, "cgroup v2 and apt-get install criu, of a version that knows this kernel; only CheckpointContainer needs it"}};
+  }
+  return {{Verdict::kOk, "checkpoints", restore.empty() ? "criu works; restoring is allowed" : "criu works; restoring is switched off", ""}};
 }
 
 HostCheck Daemon(const Client& client, const Status& status) {
@@ -63,6 +105,8 @@ void AddDoctor(CLI::App& app, Command& command) {
     Status status = Ask(command.client());
     checks.push_back(Daemon(command.client(), status));
     for (auto& check : UserNamespacesOfPods(status)) checks.push_back(std::move(check));
+    for (auto& check : VmsOfPods(status)) checks.push_back(std::move(check));
+    for (auto& check : Checkpoints(status)) checks.push_back(std::move(check));
     Json list = Json::array();
     std::vector<std::vector<std::string>> rows;
     for (const auto& check : checks) {

@@ -16,8 +16,21 @@ struct ExecOptions {
   std::string container;
   std::vector<std::string> command;
   int64_t timeout_seconds = 0;
-  bool in = false, tty = false;
+  bool in = false, tty = false, guest = false;
 };
+
+// In no container but in the guest of a VM pod.
+Result<> StreamInGuest(Command& command, const ExecOptions& options) {
+  Client& client = command.client();
+  control::v1::ExecGuestRequest request;
+  request.set_pod_id(TRY(FindPod(client, options.container)).id());
+  for (const auto& word : options.command) request.add_cmd(word);
+  request.set_stdin(options.in);
+  request.set_tty(options.tty);
+  auto reply = TRY(client.Call(client.control(), &control::v1::Control::Stub::ExecGuest, request));
+  command.exit_code = TRY(RunStream(reply.url(), {options.in, options.tty}));
+  return {};
+}
 
 // With our stdin or terminal: a streaming session.
 Result<> Stream(Command& command, const ExecOptions& options) {
@@ -35,6 +48,7 @@ Result<> Stream(Command& command, const ExecOptions& options) {
 }
 
 Result<> Exec(Command& command, const ExecOptions& options) {
+  if (options.guest) return StreamInGuest(command, options);
   if (options.in || options.tty) return Stream(command, options);
   Client& client = command.client();
   auto container = TRY(FindContainer(client, options.container));
@@ -58,9 +72,14 @@ void AddExec(CLI::App& app, Command& command) {
   sub->add_option("COMMAND", options->command, "The command and its arguments")->required();
   auto* in = sub->add_flag("-i,--interactive", options->in, "Give it our stdin");
   auto* tty = sub->add_flag("-t,--tty", options->tty, "Give it a terminal; ours becomes its keyboard");
-  sub->add_option("--timeout", options->timeout_seconds, "Seconds after which it is killed (0: never)")->excludes(in)->excludes(tty);
+  auto* timeout = sub->add_option("--timeout", options->timeout_seconds, "Seconds after which it is killed (0: never)")->excludes(in)->excludes(tty);
+  sub->add_flag("--guest", options->guest, "CONTAINER is a VM pod: run it in the guest itself, for debugging (docs/vm.md)")->excludes(timeout);
   sub->positionals_at_end();
-  sub->callback([&command, options] { command.Run([&] { return Exec(command, *options); }); });
+  sub->callback([&command, options] {
+    // "exec web -- cat /host" as others write it.
+    if (options->command.size() > 1 && options->command.front() == "--") options->command.erase(options->command.begin());
+    command.Run([&] { return Exec(command, *options); });
+  });
 }
 
 }  // namespace caisson::cli

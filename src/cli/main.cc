@@ -24,8 +24,8 @@ int main(int argc, char** argv) {
   command.socket = from_environment ? from_environment : "/run/caisson/caisson.sock";
   app.add_option("--socket,--address", command.socket, "caissond's socket (also: $CAISSON_SOCKET)")->capture_default_str();
 
-  for (auto add : {AddRun, AddPods, AddPs, AddLogs, AddExec, AddAttach, AddPortForward, AddStop, AddRm, AddPull, AddImages, AddRmi, AddImport,
-                   AddInspect, AddStats, AddExplain, AddDoctor, AddConfig, AddVersion, AddCompletion}) {
+  for (auto add : {AddRun, AddPods, AddPs, AddLogs, AddExec, AddConsole, AddAttach, AddPortForward, AddStop, AddRm, AddPull, AddImages, AddRmi,
+                   AddImport, AddInspect, AddStats, AddTemplate, AddExplain, AddDoctor, AddConfig, AddVersion, AddCompletion}) {
     add(app, command);
   }
   try {
