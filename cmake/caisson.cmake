@@ -2,7 +2,8 @@
 # caisson_library(NAME [PATHS dir...] [EXCLUDE file...] [LINK lib...] [UNITY_PRELUDE line])
 #   A static library of every .cc in src/NAME but *_test.cc, *_fuzz.cc and main.cc, and its tests:
 #   *_test.cc make NAME_test (label unit), *_root_test.cc make NAME_root_test (label root; skips when not root),
-#   *_net_test.cc make NAME_net_test (label net: they run servers on loopback).
+#   *_net_test.cc make NAME_net_test (label net: they run servers on loopback), *_vm_test.cc make NAME_vm_test (label vm: they
+#   boot guests).
 #   UNITY_PRELUDE: a line of C++ before each source in a unity build.
 # caisson_executable(NAME [STATIC] SOURCES ... LINK ...)
 # caisson_fuzzer(NAME SOURCE file LINK lib...)   a libFuzzer target and a smoke run of it; only with CAISSON_FUZZERS.
@@ -29,7 +30,9 @@ function(caisson_library name)
   list(FILTER root_tests INCLUDE REGEX "_root_test\\.cc$")
   set(net_tests ${tests})
   list(FILTER net_tests INCLUDE REGEX "_net_test\\.cc$")
-  list(FILTER tests EXCLUDE REGEX "_(root|net)_test\\.cc$")
+  set(vm_tests ${tests})
+  list(FILTER vm_tests INCLUDE REGEX "_vm_test\\.cc$")
+  list(FILTER tests EXCLUDE REGEX "_(root|net|vm)_test\\.cc$")
 
   add_library(caisson_${name} STATIC ${sources})
   caisson_source_includes(caisson_${name} PUBLIC)
@@ -42,6 +45,10 @@ function(caisson_library name)
     endif()
     if(net_tests)
       caisson_test(${name}_net_test SOURCES ${net_tests} LABELS net LINK caisson_${name} ${A_TEST_LINK})
+    endif()
+    if(vm_tests AND NOT CAISSON_SANITIZE STREQUAL "thread")
+      caisson_test(${name}_vm_test SOURCES ${vm_tests} LABELS vm LINK caisson_${name} ${A_TEST_LINK})
+      set_tests_properties(${CAISSON_TEST_PREFIX}${name}_vm_test PROPERTIES PROCESSORS 2 TIMEOUT 600)
     endif()
     if(root_tests)
       caisson_test(${name}_root_test SOURCES ${root_tests} LABELS root LINK caisson_${name} ${A_TEST_LINK})

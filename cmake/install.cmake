@@ -77,6 +77,7 @@ set(CPACK_DEBIAN_PACKAGE_SECTION admin)
 set(CPACK_DEBIAN_PACKAGE_PRIORITY optional)
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
 set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "containernetworking-plugins, iptables, ca-certificates")
+set(CPACK_DEBIAN_PACKAGE_SUGGESTS "qemu-system-x86, erofs-utils")  # pods in VMs
 set(CPACK_DEBIAN_PACKAGE_CONTROL_EXTRA ${CMAKE_SOURCE_DIR}/share/debian/postinst ${CMAKE_SOURCE_DIR}/share/debian/prerm
                                        ${CMAKE_SOURCE_DIR}/share/debian/postrm)
 set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
