@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 from harness.daemon import Daemon, remove_tree  # noqa: E402
+from harness.handler import VMS, missing_for_vms  # noqa: E402
 from harness.images import Image  # noqa: E402
 from harness.leaks import Leaks  # noqa: E402
 from harness.pods import Pods  # noqa: E402
@@ -15,6 +16,19 @@ from harness.registry import Registry  # noqa: E402
 
 if os.getuid() != 0:
     pytest.exit("the system tests start containers: run them as root", 0)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "native(reason): about what a pod that is a virtual machine does not have, or has otherwise")
+    if VMS and missing_for_vms():
+        pytest.exit(missing_for_vms(), 77)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        mark = item.get_closest_marker("native")
+        if VMS and mark:
+            item.add_marker(pytest.mark.skip(reason=mark.args[0]))
 
 
 @pytest.fixture(scope="session")

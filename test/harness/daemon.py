@@ -5,17 +5,17 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 
 import grpc
 
 from .cri import Client
+from .handler import BUILD, VM_CONFIG, VMS
 from .leaks import Leaks, links_of
 from .registry import wait_for
 
-BUILD = os.environ.get("CAISSON_BUILD", os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(
-    os.path.abspath(__file__)))), "build", "release"))
 BIN = os.path.join(BUILD, "bin")
 CNI_BIN = "/usr/lib/cni" if os.path.isdir("/usr/lib/cni") else "/opt/cni/bin"
 
@@ -41,16 +41,36 @@ def bridge_conflist(folder, name, subnet, plugins=("portmap",), cni_version="1.0
     return {"cniVersion": cni_version, "name": f"{name}-net", "plugins": chain}
 
 
+_held = []
+
+
+def own_subnet():
+    """An IPv4 subnet that no other test's daemon has for as long as this process lives (a socket's name in the abstract
+    namespace, unix(7), holds it), and that the host has no route to: else pods of one are looked for on the other's bridge."""
+    for number in ((os.getpid() * 37 + i) % 3072 for i in range(3072)):
+        subnet, holder = f"10.{200 + number // 256}.{number % 256}.0/24", socket.socket(socket.AF_UNIX)
+        try:
+            holder.bind(f"\0caisson-test-subnet-{number}")
+        except OSError:
+            holder.close()
+            continue
+        _held.append(holder)
+        routes = [subprocess.run(["ip", "-4", "route", "show", "to", which, subnet], stdout=subprocess.PIPE, text=True, check=True).stdout
+                  for which in ("match", "root")]
+        if not [line for line in "".join(routes).splitlines() if not line.startswith("default")]:
+            return subnet
+    raise RuntimeError("no subnet of 10.200.0.0 to 10.211.255.0 is free: are there bridges that tests have left?")
+
+
 class Daemon:
     count = 0
 
     def __init__(self, folder, config="", cni=None, args=(), start=True, env=None, prefix=()):
         """`prefix`: a command that runs the daemon somewhere else, and becomes it."""
         Daemon.count += 1
-        number = (os.getpid() * 16 + Daemon.count) % 200
         self.folder = str(folder)
         self.bridge = f"cst{os.getpid() % 10000}-{Daemon.count}"
-        self.subnet = f"10.{200 + number // 16 % 50}.{number}.0/24"
+        self.subnet = own_subnet()
         self.cni_dir = f"{self.folder}/cni"
         self.root, self.state = f"{self.folder}/root", f"{self.folder}/state"
         self.socket = f"{self.state}/caisson.sock"
@@ -62,6 +82,8 @@ class Daemon:
         self.write_cni(cni if cni is not None else bridge_conflist(self.folder, self.bridge, self.subnet))
         if SYSTEMD and "cgroup_driver" not in config:
             config = 'cgroup_driver = "systemd"\n' + config
+        if VMS and "[handlers.caisson-vm]" not in config:
+            config += VM_CONFIG
         self.config = f"{self.folder}/config.toml"
         with open(self.config, "w") as f:
             f.write(config + f"\n[cni]\nconf_dir = \"{self.cni_dir}\"\nbin_dirs = [\"{CNI_BIN}\"]\n"
@@ -142,7 +164,7 @@ class Daemon:
         """All that would be of pods or containers: processes, mounts, cgroups, links, leases, files, rows. Of a daemon
         without pods: what leaked."""
         found = [item for item in Leaks(self.marker, self.bridge).before
-                 if f"{BIN}/caissond --config" not in item
+                 if f"{BIN}/caissond --config" not in item and "--sandbox template" not in item
                  and not (item.startswith("cgroup ") and item.endswith(self.cgroup_parent))]
         found += [f"lease {ip}" for ip in self.leases()]
         for folder in (f"{self.state}/pods", f"{self.state}/containers", f"{self.state}/netns", f"{self.root}/images/s",
@@ -158,6 +180,18 @@ class Daemon:
         folder = f"{self.folder}/ipam/{self.bridge}-net"
         return [name for name in os.listdir(folder) if name[0].isdigit() or ":" in name] if os.path.isdir(folder) else []
 
+    def keepers(self):
+        """{template's id: pid} of the processes that hold templates of VMs; they outlive the daemon."""
+        found, folder = {}, f"{self.state}/templates"
+        for name in os.listdir(folder) if os.path.isdir(folder) else []:
+            with contextlib.suppress(OSError, ValueError):
+                with open(f"{folder}/{name}/shim.pid") as f:
+                    pid = int(f.read().split()[0])
+                with open(f"/proc/{pid}/cmdline", "rb") as f:
+                    if name.encode() in f.read():
+                        found[name] = pid
+        return found
+
     def destroy(self):
         """Pods, daemon, bridge and folders gone."""
         try:
@@ -165,6 +199,9 @@ class Daemon:
                 self.remove_all()
         finally:
             self.stop()
+            for pid in self.keepers().values():
+                os.kill(pid, signal.SIGKILL)
+            wait_for("the templates' keepers are gone", lambda: not self.keepers(), 30)
             self.links_left = links_of(self.bridge)
             subprocess.run(["ip", "link", "del", self.bridge], stderr=subprocess.DEVNULL)
             self._remove_cgroup_parent()

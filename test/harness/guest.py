@@ -8,8 +8,6 @@
 
 QEMU runs as nobody, with a system call filter, without a network; what it may open it gets as descriptors. Missing() says
 why there can be no guest. Linux/x86 microvm with TCG: nested or slow KVM is worse than none, and CI has no other."""
-import contextlib
-import fcntl
 import glob
 import hashlib
 import os
@@ -22,17 +20,16 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "guest"))
+from cpio import Cpio  # noqa: E402
+from debian_kernel import Kernel, Missing, locked, run as _run  # noqa: E402
+
 QEMU = "qemu-system-x86_64"
 TOOLS = (QEMU, "mkfs.erofs", "mkfs.ext4", "depmod", "busybox", "dpkg-deb", "dpkg-query")
-KERNEL_PACKAGE = "linux-image-cloud-amd64"
 # Seconds without a word on the console after which a guest is taken for dead.
 SILENCE = 120
 # What the initramfs needs to reach the root disk; the rest is loaded from there by name.
 BOOT_MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "virtio_rng", "erofs", "ext4", "overlay")
-
-
-class Missing(Exception):
-    """Why no guest can be had here; a test skips with it."""
 
 
 def check_tools():
@@ -42,115 +39,6 @@ def check_tools():
     missing = [tool for tool in TOOLS if not shutil.which(tool, path=path)]
     if missing:
         raise Missing(f"not installed: {' '.join(missing)} (tools/install-deps installs them)")
-
-
-@contextlib.contextmanager
-def locked(cache):
-    """Two tests that fill the cache at once: the second waits and finds it filled."""
-    os.makedirs(cache, exist_ok=True)
-    with open(f"{cache}/lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _run(*command, **options):
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {done.stdout[-2000:]}")
-    return done.stdout
-
-
-def _update_lists():
-    """apt's package lists, where they are missing."""
-    return os.getuid() == 0 and subprocess.run(["apt-get", "-q", "update"], stdout=subprocess.DEVNULL,
-                                               stderr=subprocess.DEVNULL, timeout=120).returncode == 0
-
-
-class Kernel:
-    """A kernel of Debian's, unpacked: `image` (bzImage), `modules` (…/lib/modules/VERSION), `version`."""
-
-    def __init__(self, tree):
-        self.tree = tree
-        self.image = glob.glob(f"{tree}/boot/vmlinuz-*")[0]
-        self.version = self.image.partition("vmlinuz-")[2]
-        self.modules = f"{tree}/lib/modules/{self.version}"
-
-    @staticmethod
-    def get(cache):
-        """From the cache, or downloaded with apt-get: the newest that the package lists know."""
-        with locked(cache):
-            package = Kernel._package() or (_update_lists() and Kernel._package())
-            trees = sorted(glob.glob(f"{cache}/kernel-*"), key=os.path.getmtime)
-            tree = f"{cache}/kernel-{package}" if package else trees[-1] if trees else None
-            if tree is None:
-                raise Missing(f"apt knows no {KERNEL_PACKAGE}, and no kernel is in {cache}")
-            if not os.path.isdir(tree):
-                try:
-                    Kernel._download(cache, package, tree)
-                except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
-                    if not trees:
-                        raise Missing(f"no kernel: {error}") from error
-                    tree = trees[-1]
-            for old in trees:
-                if old != tree:
-                    shutil.rmtree(old)
-            return Kernel(tree)
-
-    @staticmethod
-    def _package():
-        lines = subprocess.run(["apt-cache", "show", "--no-all-versions", KERNEL_PACKAGE], stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, text=True).stdout
-        found = re.search(r"^Depends: (linux-image-[\w.-]+-cloud-amd64)", lines, re.M)
-        return found and found.group(1)
-
-    @staticmethod
-    def _download(cache, package, tree):
-        with tempfile.TemporaryDirectory(prefix="new-", dir=cache) as folder:
-            _run("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package, cwd=folder, timeout=120)
-            _run("dpkg-deb", "-x", glob.glob(f"{folder}/*.deb")[0], f"{folder}/tree", timeout=60)
-            os.rename(f"{folder}/tree", tree)
-
-    def module_files(self, names):
-        """The files of modules, each after those it depends on; what is built in needs none."""
-        files = {os.path.basename(path).partition(".ko")[0].replace("-", "_"): path
-                 for path in glob.glob(f"{self.modules}/kernel/**/*.ko", recursive=True)}
-        order = []
-
-        def add(name):
-            path = files.get(name)
-            if path is None or path in order:
-                return
-            with open(path, "rb") as f:
-                found = re.search(rb"\0depends=([^\0]*)\0", f.read())
-            for other in (found.group(1).decode() if found else "").split(","):
-                add(other.replace("-", "_"))
-            order.append(path)
-
-        for name in names:
-            add(name)
-        return order
-
-
-class Cpio:
-    """A "newc" archive, as the kernel unpacks it (Documentation/driver-api/early-userspace/buffer-format.rst)."""
-
-    def __init__(self):
-        self.out, self.inode = bytearray(), 0
-
-    def add(self, name, mode, data=b"", device=(0, 0)):
-        self.inode += 1
-        name = name.encode() + b"\0"
-        fields = (self.inode, mode, 0, 0, 1, 0, len(data), 0, 0, *device, len(name), 0)
-        self._padded(b"070701" + b"".join(b"%08X" % field for field in fields) + name)
-        self._padded(data)
-
-    def _padded(self, data):
-        self.out += data
-        self.out += b"\0" * (-len(self.out) % 4)
-
-    def end(self):
-        self.add("TRAILER!!!", 0)
-        return bytes(self.out)
 
 
 def initramfs(path, kernel, init, modules=BOOT_MODULES, files=None):

@@ -3,6 +3,7 @@
 import os
 import uuid
 
+from .handler import DEFAULT, VMS
 from .registry import wait_for
 
 
@@ -20,13 +21,14 @@ class Pods:
         self.remove_all()
 
     def pod_config(self, name=None, host_network=False, **extra):
+        """`host_network`: for speed. A test that is about the host's network is marked `native`."""
         name = name or f"pod-{uuid.uuid4().hex[:8]}"
         logs = f"{self.daemon.folder}/logs/{name}"
         config = {
             "metadata": {"name": name, "uid": uuid.uuid4().hex, "namespace": "default", "attempt": 0},
             "hostname": name, "log_directory": logs,
             "linux": {"cgroup_parent": self.daemon.cgroup_parent,
-                      "security_context": {"namespace_options": {"network": 2 if host_network else 0, "pid": 1}}},
+                      "security_context": {"namespace_options": {"network": 2 if host_network and not VMS else 0, "pid": 1}}},
         }
         linux = extra.pop("linux", None)
         if linux:
@@ -34,7 +36,7 @@ class Pods:
         config.update(extra)
         return config
 
-    def run_pod(self, config=None, handler="", **options):
+    def run_pod(self, config=None, handler=DEFAULT, **options):
         """Returns (id, config)."""
         config = config or self.pod_config(**options)
         os.makedirs(config.get("log_directory") or self.daemon.folder, exist_ok=True)

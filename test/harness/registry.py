@@ -14,12 +14,13 @@ def free_port():
 
 
 def wait_for(what, condition, seconds=30):
-    """Polls `condition` until it is true; fails with `what` after `seconds`."""
+    """Polls `condition` until it is true, and returns what it is; fails with `what` after `seconds`."""
     end = time.monotonic() + seconds
-    while not condition():
+    while not (value := condition()):
         if time.monotonic() > end:
             raise TimeoutError(f"{what}: not within {seconds} s")
         time.sleep(0.02)
+    return value
 
 
 class Registry:

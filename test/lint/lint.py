@@ -20,9 +20,10 @@ ARROWS = {
     "task": {"sys", "oci", "ttrpc", "proto-lite"},
     "vmm": {"sys"},
     "net": {"sys"},
+    "files": {"sys"},
     "image": {"sys"},
     "stream": {"sys"},
-    "shim": {"sys", "ttrpc", "oci", "task", "vmm", "net", "proto-lite"},
+    "shim": {"sys", "ttrpc", "oci", "task", "vmm", "net", "files", "proto-lite"},
     "agent": {"sys", "ttrpc", "oci", "task", "proto-lite"},
     "cri": {"sys", "ttrpc", "image", "net", "stream", "proto-lite", "proto-cri", "grpc"},
     "cli": {"sys", "ttrpc", "oci", "proto-lite", "proto-cri", "grpc"},
@@ -73,8 +74,8 @@ def arrows(root):
             if not found:
                 continue
             include = found.group(2)
-            # <sys/…> is the C library's, "sys/…" is ours.
-            target = None if found.group(1) == "<" and include.startswith("sys/") else target_of(include)
+            # <sys/…> and <net/…> are the C library's, "sys/…" and "net/…" are ours.
+            target = None if found.group(1) == "<" and include.startswith(("sys/", "net/")) else target_of(include)
             if target in (None, module, "base") or target in ARROWS[module]:
                 if module == "shim" and target == "net" and include not in SHIM_NET:
                     yield f"{name}:{number}: shim may use only {sorted(SHIM_NET)} of net, not {include}"

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The handler that the tests' pods are of unless they name one: CAISSON_TEST_HANDLER, else the default one. With "caisson-vm"
+each is a virtual machine of this build's guest image; tests of what only pods of processes have are marked `native`."""
+import os
+import shutil
+
+BUILD = os.environ.get("CAISSON_BUILD", os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(
+    os.path.abspath(__file__)))), "build", "release"))
+GUEST = os.environ.get("CAISSON_GUEST_IMAGE", os.path.join(os.path.dirname(BUILD), "guest-image"))
+VM_CONFIG = f"""
+[handlers.caisson-vm]
+kernel = "{GUEST}/kernel"
+initrd = "{GUEST}/initramfs"
+"""
+DEFAULT = os.environ.get("CAISSON_TEST_HANDLER", "")
+VMS = DEFAULT == "caisson-vm"
+
+
+def missing_for_vms():
+    """What keeps VM pods from running here, in words; empty: nothing."""
+    for name in ("kernel", "initramfs"):
+        if not os.path.exists(f"{GUEST}/{name}"):
+            return f"no {name} in {GUEST}: run tools/build-guest"
+    for program in ("qemu-system-x86_64", "mkfs.erofs"):
+        if not shutil.which(program):
+            return f"{program} is not installed"
+    return ""
