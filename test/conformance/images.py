@@ -138,6 +138,7 @@ def nginx_layer(folder):
 
 
 def push_all(registry, folder):
+    """Returns the digest of the image that the suite pulls by one."""
     base = base_layer(folder)
 
     def push(name, tags, layers, config):
@@ -145,7 +146,9 @@ def push_all(registry, folder):
             registry.push(Image(layers, config, docker=True), name, tag)
 
     push("e2e-test-images/busybox", ["1.29-2", "1.29", "latest"], [base], SHELL)
-    for name in ("test-image-1", "test-image-2", "test-image-3", "test-image-latest", "test-image-digest"):
+    pinned = Image([base, Tree().file("test-image-digest", "").layer()], SHELL, docker=True)
+    registry.push(pinned, TOOLS + "test-image-digest", "latest")
+    for name in ("test-image-1", "test-image-2", "test-image-3", "test-image-latest"):
         push(TOOLS + name, ["latest"], [base, Tree().file(name, "").layer()], SHELL)
     push(TOOLS + "test-image-tags", ["1", "2", "3"], [base, Tree().file("same-image", "").layer()], SHELL)
     for tag in ("test", "all"):
@@ -171,6 +174,7 @@ def push_all(registry, folder):
     pause = Tree().file("pause", compile_static(PAUSE, folder, "pause"), 0o755).layer()
     push("pause", ["3.9"], [pause], {"Env": PATH, "Entrypoint": ["/pause"], "User": "65535:65535", "Labels": {"v": "9"}})
     push("pause", ["3.10", "3.10.1", "latest"], [pause], {"Env": PATH, "Entrypoint": ["/pause"], "User": "65535:65535"})
+    return pinned.digest
 
 
 def write_mirrors(registry, certs):

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""crictl and critest, built from their Go modules (go.mod) once per build folder."""
+"""crictl, critest and ginkgo, built from their Go modules (go.mod) once per build folder."""
 import os
 
 from harness import go_tool
 from harness.go_tool import Unavailable  # noqa: F401
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-VERBS = {"crictl": ["build"], "critest": ["test", "-c"]}
+PACKAGES = {"crictl": "sigs.k8s.io/cri-tools/cmd/crictl", "critest": "sigs.k8s.io/cri-tools/cmd/critest",
+            "ginkgo": "github.com/onsi/ginkgo/v2/ginkgo"}
+VERBS = {"critest": ["test", "-c"]}
 
 
 def build(name, folder):
     """The path of `name`, built below `folder` if it is not there yet."""
-    return go_tool.build(f"sigs.k8s.io/cri-tools/cmd/{name}", HERE, f"{folder}/conformance/{name}", VERBS[name])
+    return go_tool.build(PACKAGES[name], HERE, f"{folder}/conformance/{name}", VERBS.get(name, ["build"]))
