@@ -8,6 +8,6 @@ ROOT_TESTS = [(name, f"$CAISSON_BUILD/bin/{name} --gtest_brief=1 --gtest_color=n
 
 def test_cgroupfs_driver(folder):
     boot(folder, "guest_init=/caisson/repo/test/guest/run.sh",
-         ROOT_TESTS + [("pods", f"{PYTEST} test/guest/inside test/cri/test_pod.py"),
+         ROOT_TESTS + [("pods", f"{PYTEST} test/guest/inside"),
                        # Of the kernel and of cgroup v2: id-mapped layers, a /sys that is the host's.
                        ("user-namespaces", f"{PYTEST} test/cri/test_userns.py -k 'ids or host_network or cgroup or volume'")])
