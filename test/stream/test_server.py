@@ -84,7 +84,7 @@ def test_a_client_that_does_not_read_costs_a_bounded_amount(server):
         session.until(b"y\n")
     # 256 KiB are queued for each, in the kernel some more that is not the server's.
     wait_for("each process waits", lambda: all(state == "S" for state in states("yes", server)))
-    assert anonymous(server.process.pid) < (120 << 20) + kept_when_freed(server.process.pid)
+    assert anonymous(server.process.pid) < (120 << 20) + kept_when_freed()
     for session in sessions:
         session.vanish()
 
