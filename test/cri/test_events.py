@@ -73,6 +73,7 @@ def test_a_pods_life(alone):
         heard.end()
 
 
+@pytest.mark.native("it kills a container by its pid, which is the guest's")
 def test_nothing_is_lost_or_told_twice_across_a_restart(alone):
     pods = Pods(alone)
     listener = Listener(alone)

@@ -8,6 +8,7 @@ import time
 import grpc
 import pytest
 from harness.daemon import SYSTEMD
+from harness.registry import wait_for
 
 
 def values(metrics, name):
@@ -52,6 +53,29 @@ def test_values_fit_descriptors(daemon, pods):
     assert len(of_pod.container_metrics) == 0
     daemon.client.StopPodSandbox(pod_sandbox_id=pod[0])
     assert pod[0] not in [m.pod_sandbox_id for m in daemon.client.ListPodSandboxMetrics().pod_metrics]
+
+
+def test_lists_are_sampled_and_never_behind_what_was_started(daemon, pods):
+    pod = pods.run_pod()
+
+    def of_containers():
+        return {one.attributes.id: one.cpu.timestamp for one in daemon.client.ListContainerStats().stats}
+
+    def of_pods():
+        return {container.attributes.id: container.cpu.timestamp for one in daemon.client.ListPodSandboxStats().stats
+                for container in one.linux.containers}
+
+    def of_metrics():
+        return {container.container_id: container.metrics[0].timestamp for one in daemon.client.ListPodSandboxMetrics().pod_metrics
+                for container in one.container_metrics}
+
+    for read in (of_containers, of_pods, of_metrics):
+        before = read()
+        container = pods.start(pod, ["sleep", "1000"])
+        first = read()
+        assert container not in before and first[container] > 0
+        # Who asks again gets figures of another moment: crictl stats compares two answers.
+        wait_for("another sample", lambda read=read: read()[container] != first[container], 30)
 
 
 def test_rate_of_cpu_use(daemon, pods):

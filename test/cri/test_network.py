@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """CNI: networks that come, change, fail and hang."""
+import ipaddress
 import json
 import os
 import socket
@@ -12,6 +13,9 @@ from harness.cni import calls
 from harness.daemon import CNI_BIN, HAS_CLI, bridge_conflist, cli
 from harness.pods import Pods
 from harness.registry import wait_for
+
+
+NO_INTERFACE = pytest.mark.native("the plugin makes no interface, which a machine needs")
 
 
 def plugin(daemon, name, script):
@@ -60,6 +64,37 @@ def test_no_network_then_one_appears(make_daemon, registry):
     Pods(daemon).run_pod()
 
 
+def test_a_configuration_of_the_pod_cidr(make_daemon, registry):
+    daemon = make_daemon(start=False)
+    template = f"{daemon.folder}/template"
+    os.rename(f"{daemon.cni_dir}/10-test.conflist", template)
+    with open(template) as f:
+        network = json.load(f)
+    network["plugins"][0]["ipam"] = {"type": "host-local", "dataDir": f"{daemon.folder}/ipam", "ranges": "@POD_CIDR_RANGES@"}
+    network["plugins"][0]["forceAddress"] = True
+    with open(template, "w") as f:
+        json.dump(network, f)
+    with open(daemon.config, "a") as f:
+        f.write(f'conf_template = "{template}"\n')
+    daemon.start()
+
+    def say(cidr):
+        daemon.client.UpdateRuntimeConfig(runtime_config={"network_config": {"pod_cidr": cidr}})
+
+    say("")
+    assert os.listdir(daemon.cni_dir) == []
+    with pytest.raises(grpc.RpcError) as error:
+        say("10.0.0.0/77")
+    assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT and os.listdir(daemon.cni_dir) == []
+    for third in (7, 8):  # another one takes the place of the first
+        cidr = daemon.subnet.replace(".0/24", f".{16 * third}/28")
+        say(cidr)
+        assert os.listdir(daemon.cni_dir) == ["10-caisson.conflist"]
+        pod = Pods(daemon).run_pod()
+        ip = daemon.client.PodSandboxStatus(pod_sandbox_id=pod[0]).status.network.ip
+        assert ipaddress.ip_address(ip) in ipaddress.ip_network(cidr)
+
+
 def test_failing_plugin(make_daemon, registry):
     daemon = custom(make_daemon, registry, 'test "$CNI_COMMAND" = DEL && exit 0\n'
                     'echo \'{"cniVersion":"1.0.0","code":42,"msg":"no more addresses today"}\'; exit 1\n')
@@ -92,6 +127,7 @@ def test_garbage_and_endless_output(make_daemon, registry):
     assert "'t'" in error.value.details() and daemon.leaks_of_pods() == [], error.value.details()
 
 
+@NO_INTERFACE
 def test_failing_del_keeps_the_record_and_is_repeated(make_daemon, registry):
     daemon = custom(make_daemon, registry, f'''
 if [ "$CNI_COMMAND" = DEL ]; then test -e $(dirname $0)/broken && exit 1; exit 0; fi
@@ -165,12 +201,14 @@ def test_versions_with_real_plugins(make_daemon, version):
     assert daemon.leaks_of_pods() == []
 
 
+@NO_INTERFACE
 def test_two_versions_offered_the_newest_is_used(make_daemon, registry):
     daemon = custom(make_daemon, registry, RECORDER, cniVersion="0.4.0", cniVersions=["0.4.0", "1.0.0", "1.1.0", "9.0.0"])
     Pods(daemon).run_pod()
     assert calls(daemon, "ADD")[0][1]["cniVersion"] == "1.1.0"
 
 
+@NO_INTERFACE
 def test_what_a_plugin_is_told(make_daemon, registry):
     able = {"portMappings": True, "bandwidth": True, "dns": True}
     daemon = custom(make_daemon, registry, RECORDER, plugins=[{"type": "t", "capabilities": able}])
@@ -192,6 +230,7 @@ def test_a_bandwidth_that_is_none(pods):
     assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT and "fast" in error.value.details()
 
 
+@NO_INTERFACE
 def test_del_has_what_add_returned_although_all_has_changed(make_daemon, registry):
     """The daemon was killed, the configuration replaced, the namespace is gone: DEL is still that of the pod's own ADD."""
     daemon = custom(make_daemon, registry, RECORDER)
@@ -208,6 +247,7 @@ def test_del_has_what_add_returned_although_all_has_changed(make_daemon, registr
     assert told_netns == "" and told["name"] == "t" and told["prevResult"]["ips"][0]["address"] == "10.99.0.5/24"
 
 
+@NO_INTERFACE
 def test_a_configuration_that_comes_first_is_the_next_pods(make_daemon, registry):
     daemon = custom(make_daemon, registry, RECORDER)
     old = Pods(daemon).run_pod()
@@ -229,6 +269,7 @@ def test_a_broken_configuration_is_named(make_daemon):
     assert "00-broken.conflist" in error.value.details() and daemon.leaks_of_pods() == []
 
 
+@NO_INTERFACE
 def test_hanging_del_has_a_deadline_of_its_own(make_daemon, registry):
     script = RECORDER.replace("exit 0", 'test "$CNI_COMMAND" = DEL && ! test -e "$d/healed" && exec sleep 7654322\nexit 0')
     daemon = custom(make_daemon, registry, script, add=600, delete=1)
@@ -254,6 +295,7 @@ def test_status_of_cni_1_1_is_the_nodes(make_daemon, registry):
     assert not ready().status and "the uplink is down" in ready().message
 
 
+@NO_INTERFACE
 def test_gc_of_cni_1_1_names_the_pods_that_live(make_daemon, registry):
     daemon = custom(make_daemon, registry, RECORDER, cniVersion="1.1.0")
     pods = Pods(daemon)
@@ -300,6 +342,7 @@ def test_check_of_real_plugins_after_a_restart(make_daemon, registry):
     assert daemon.leaks_of_pods() == []
 
 
+@NO_INTERFACE
 def test_a_hanging_check_delays_nobody_for_long(make_daemon, registry):
     script = RECORDER.replace("exit 0", 'test "$CNI_COMMAND" = CHECK && exec sleep 7654323\nexit 0')
     daemon = custom(make_daemon, registry, script, add=1)

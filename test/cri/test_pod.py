@@ -5,6 +5,8 @@ import time
 
 import grpc
 import pytest
+from harness.handler import DEFAULT
+from harness.registry import wait_for
 
 
 def code(error):
@@ -98,7 +100,8 @@ def test_exec_sync_timeout_kills_the_tree(pods):
     with pytest.raises(grpc.RpcError) as error:
         pods.exec(container, ["sh", "-c", "sleep 777 & sleep 778"], timeout=1)
     assert code(error) == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert "sleep 77" not in pods.exec(container, ["ps", "-o", "args"])[1]
+    # They have been killed; on a busy host they are seen until they have had their turn to die.
+    wait_for("the tree is gone", lambda: "sleep 77" not in pods.exec(container, ["ps", "-o", "args"])[1], 30)
 
 
 def test_exec_sync_output_is_bounded(pods):
@@ -151,7 +154,7 @@ def test_lists_and_filters(daemon, pods):
 def test_repeated_create_returns_the_first(daemon, pods):
     config = pods.pod_config()
     first = pods.run_pod(config)
-    assert daemon.client.RunPodSandbox(config=config).pod_sandbox_id == first[0]
+    assert daemon.client.RunPodSandbox(config=config, runtime_handler=DEFAULT).pod_sandbox_id == first[0]
 
 
 def test_unknown_handler_is_named(daemon, pods):
@@ -180,11 +183,16 @@ def test_pid_modes(pods):
         "pid": 3, "target_id": target}}})
     assert "sleep 4343" in pods.exec(aimed, ["ps", "-o", "args"])[1]
     assert pods.status(first).state == 1
+
+
+@pytest.mark.native("the host's PID namespace")
+def test_pid_namespace_of_the_host(pods):
     host = pods.run_pod(linux={"security_context": {"namespace_options": {"pid": 2}}})
     pid = pods.out(host, ["sh", "-c", "echo $$"], linux={"security_context": {"namespace_options": {"pid": 2}}})
     assert int(pid) > 50
 
 
+@pytest.mark.native("the host's network")
 def test_host_network(daemon, pods):
     pod = pods.run_pod(host_network=True)
     assert daemon.client.PodSandboxStatus(pod_sandbox_id=pod[0]).status.network.ip == ""
@@ -230,7 +238,3 @@ def test_oom_killed(pods):
     assert (status.reason, status.exit_code) == ("OOMKilled", 137)
 
 
-def test_unimplemented_verbs_say_so(daemon):
-    with pytest.raises(grpc.RpcError) as error:
-        daemon.client.CheckpointContainer(container_id="x", location="/tmp/y")
-    assert code(error) in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND) and len(error.value.details()) > 20
