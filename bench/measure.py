@@ -174,18 +174,34 @@ def memory(runtimes, results, rounds, env):
         results.facts.append(f"Processes of {runtime.name} with {FILL} pods, beside the containers': " +
                              ", ".join(f"{n} {c}" for c, n in sorted(counts.items())) + ".")
         runtime.bench("stats", 2, image=env["small"])
-        for sample in runtime.bench("stats", 20, image=env["small"]):
+        for sample in one_by_one(runtime, "stats", 20, 0.6, env):
             for row, count in (("stats", "containers"), ("pod stats", "pods")):
                 results.add(row, runtime.name, sample[row])
                 if sample[count] < FILL:
                     raise RuntimeError(f"{runtime.name}: {row} of {sample[count]} {count}, not {FILL}")
         if runtime.name == "caisson":
-            for sample in runtime.bench("metrics", 20, image=env["small"]):
+            for sample in one_by_one(runtime, "metrics", 20, 0.6, env):
                 results.add("metrics", runtime.name, sample["metrics"])
+        # As a kubelet asks, whose next question comes after some seconds.
+        for sample in one_by_one(runtime, "stats", 6, 7, env)[1:]:
+            results.add("stats seldom", runtime.name, sample["stats"])
+            results.add("pod stats seldom", runtime.name, sample["pod stats"])
+        if runtime.name == "caisson":
+            for sample in one_by_one(runtime, "metrics", 6, 7, env)[1:]:
+                results.add("metrics seldom", runtime.name, sample["metrics"])
         runtime.bench("clean")
         runtime.terminate()
     for runtime in runtimes:
         runtime.start()
+
+
+def one_by_one(runtime, what, count, seconds, env):
+    """`count` questions, `seconds` apart: caissond gives one sample out for half a second, and takes the next ahead every 5 s."""
+    samples = []
+    for _ in range(count):
+        samples += runtime.bench(what, 1, image=env["small"])
+        time.sleep(seconds)
+    return samples
 
 
 def alone(runtime, results):
