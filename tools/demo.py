@@ -12,6 +12,7 @@ sys.path.insert(0, os.path.join(ROOT, "test"))
 os.environ.setdefault("CAISSON_BUILD", os.path.join(ROOT, "build", "release"))
 
 from harness.daemon import BIN, Daemon, remove_tree  # noqa: E402
+from harness.handler import GUEST, VM_CONFIG  # noqa: E402
 from harness.images import Image  # noqa: E402
 from harness.leaks import Leaks  # noqa: E402
 from harness.pods import Pods  # noqa: E402
@@ -73,6 +74,26 @@ def show_pods(daemon, pods):
     caisson(daemon, "explain", "web")
 
 
+def build_guest():
+    """Whether there is a guest image for VMs, and if not, why."""
+    done = subprocess.run([f"{ROOT}/tools/build-guest", "--agent", f"{BIN}/caisson-agent", "--output", GUEST], stdout=subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, text=True, timeout=600)
+    return (done.stderr.strip().split("\n") or [""])[-1] if done.returncode else ""
+
+
+def show_vm(daemon, reference):
+    say("building the guest of VM pods")
+    missing = build_guest()
+    if missing:
+        print(f"      no VM pod here: {missing}", flush=True)
+        return
+    say("a native pod's kernel is the host's, a VM pod's is its own")
+    native = caisson(daemon, "run", "--rm", reference, "uname", "-r")
+    guest = caisson(daemon, "run", "--rm", "--handler", "caisson-vm", reference, "uname", "-r")
+    if native == guest:
+        raise SystemExit("the VM pod has the host's kernel")
+
+
 def main():
     use_registry = "--no-registry" not in sys.argv
     folder = tempfile.mkdtemp(prefix="caisson-demo-")
@@ -80,10 +101,11 @@ def main():
     registry = daemon = None
     try:
         say("starting caissond on a private root and socket")
-        daemon = Daemon(folder)
+        daemon = Daemon(folder, config=VM_CONFIG)
         registry, reference = get_image(daemon, folder, use_registry)
         pods = Pods(daemon, reference)
         show_pods(daemon, pods)
+        show_vm(daemon, reference)
         say("stopping and removing everything")
         pods.remove_all()
     finally:
