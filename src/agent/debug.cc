@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "agent/early_init.h"
+#include "base/guest_debug.h"
 #include "sys/new_file.h"
 
 namespace caisson::agent {
@@ -29,14 +30,14 @@ constexpr char kConfig[] = R"({
 })";
 
 Result<task::Task*> Create(task::Tasks* tasks) {
-  const std::string bundle = std::string(kRunDir) + "/" + kDebugContainer;
+  const std::string bundle = std::string(kRunDir) + "/" + kGuestDebugContainer;
   for (const std::string& folder : {bundle, bundle + "/rootfs"}) {
     if (mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) return ErrnoError("make '{}'", folder);
   }
   unlink((bundle + "/config.json").c_str());
   TRY(sys::WriteNewFile(bundle + "/config.json", kConfig));
   task::CreateRequest request;
-  request.id = kDebugContainer;
+  request.id = kGuestDebugContainer;
   request.bundle = bundle;
   request.rootfs.push_back({"bind", "/", {"rbind"}});
   request.own_stdio = true;
@@ -46,7 +47,7 @@ Result<task::Task*> Create(task::Tasks* tasks) {
 }  // namespace
 
 void OpenDebugContainer(task::Tasks* tasks, std::function<void(Result<>)> done) {
-  if (auto there = tasks->Find(kDebugContainer)) {
+  if (auto there = tasks->Find(kGuestDebugContainer)) {
     if (!(*there)->init.exited) return done({});
     // Somebody has killed it.
     auto deleted = tasks->Delete(*there);

@@ -11,9 +11,7 @@
 
 namespace caisson::agent {
 
-inline constexpr char kDebugContainer[] = "debug";
-
-// Makes and starts it if it does not run. `done` may run before this returns.
+// Makes and starts kGuestDebugContainer if it does not run. `done` may run before this returns.
 void OpenDebugContainer(task::Tasks* tasks, std::function<void(Result<>)> done);
 
 }  // namespace caisson::agent

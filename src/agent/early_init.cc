@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <string>
 
+#include "base/guest_debug.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/strings.h"
@@ -149,7 +150,7 @@ bool StartedForDebugging() {
 
 bool HasDebugWord(std::string_view command_line) {
   auto words = Split(Trim(command_line), ' ');
-  return std::find(words.begin(), words.end(), kDebugWord) != words.end();
+  return std::find(words.begin(), words.end(), kGuestDebugWord) != words.end();
 }
 
 void FinishInit(UniqueFd initramfs) {

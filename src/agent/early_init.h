@@ -21,8 +21,7 @@ inline constexpr char kRunDir[] = "/run/caisson";
 // Made when FinishInit is done.
 inline constexpr char kSettledFile[] = "/run/caisson/settled";
 
-// A machine that was started for debugging: its kernel's command line has this word.
-inline constexpr char kDebugWord[] = "caisson.debug";
+// A machine that was started for debugging: its kernel's command line has kGuestDebugWord.
 bool StartedForDebugging();
 // Whether a command line has it, as a word of its own. Pure.
 bool HasDebugWord(std::string_view command_line);

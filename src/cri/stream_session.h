@@ -18,14 +18,12 @@
 #include <type_traits>
 #include <utility>
 
+#include "base/guest_debug.h"
 #include "cri/context.h"
 #include "stream/server.h"
 #include "sys/event_loop.h"
 
 namespace caisson::cri {
-
-// Names the guest itself where the companion of a VM pod asks for a container's id (caisson.guest.v1.Guest.OpenDebug).
-inline constexpr char kGuestContainer[] = "debug";
 
 using StreamDone = std::function<void(Result<stream::Process>)>;
 
@@ -34,7 +32,7 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   struct Setup {
     Context& context;
     std::weak_ptr<sys::EventLoop> loop;  // not owned: the loop may hold what holds this
-    ContainerPtr container;  // null: the process is in no container but in the guest of a VM pod (kGuestContainer)
+    ContainerPtr container;  // null: the process is in no container but in the guest of a VM pod (kGuestDebugContainer)
     PodPtr pod;
     stream::ExecTarget target;
     std::string id;      // also the folder's name
@@ -51,7 +49,7 @@ class StreamSession : public std::enable_shared_from_this<StreamSession> {
   enum Fifo { kIn, kOut, kErr, kLife, kFifos };
 
   explicit StreamSession(Setup setup) : setup_(std::move(setup)) {}
-  std::string container_id() const { return setup_.container ? setup_.container->id() : kGuestContainer; }
+  std::string container_id() const { return setup_.container ? setup_.container->id() : kGuestDebugContainer; }
   // Begins the calls to the companion.
   virtual Result<> Open() = 0;
   // The server is done with it; ends in Close.

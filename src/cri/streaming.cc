@@ -10,6 +10,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/guest_debug.h"
 #include "base/id.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -96,7 +97,7 @@ class StreamingBackend : public Streaming, private stream::Backend {
     }
     for (const PodPtr& pod : context_.pods.List()) {
       auto shim = pod->shim();
-      if (shim && pod->Get()->vm().debug()) EndStaleOf(shim, kGuestContainer, context_.instance);
+      if (shim && pod->Get()->vm().debug()) EndStaleOf(shim, kGuestDebugContainer, context_.instance);
     }
     auto started = stream::Server::Start(ServerOptions(context_.config.streaming), *this);
     if (!started) return std::move(started.error()).Within("streaming server");

@@ -21,8 +21,6 @@ namespace guest_service {
 inline constexpr std::string_view kGuest = "caisson.guest.v1.Guest";
 inline constexpr std::string_view kTask = "containerd.task.v3.Task";
 inline constexpr std::string_view kPod = "caisson.pod.v1.Pod";
-// The container that OpenDebug makes.
-inline constexpr char kDebugContainer[] = "debug";
 }  // namespace guest_service
 
 class GuestClient {

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/guest_debug.h"
 #include "base/id.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -96,12 +97,12 @@ struct GuestTasks::Creation {
 
 void GuestTasks::AllowDebug() {
   debug_ = std::make_shared<GuestContainer>();
-  debug_->id = guest_service::kDebugContainer;
+  debug_->id = kGuestDebugContainer;
   debug_->created = true;
 }
 
 Result<GuestTasks::ContainerPtr> GuestTasks::Find(const std::string& id) {
-  if (debug_ && id == guest_service::kDebugContainer) return debug_;
+  if (debug_ && id == kGuestDebugContainer) return debug_;
   auto found = containers_.find(id);
   if (found == containers_.end() || !found->second->created) return MakeError(Code::kNotFound, "no container '{}' in this pod", id.substr(0, 128));
   return found->second;
@@ -422,7 +423,7 @@ void GuestTasks::Start(const v3::StartRequest& request, Respond<v3::StartRespons
 }
 
 void GuestTasks::Exec(v3::ExecProcessRequest request, Respond<wkt::Empty> respond) {
-  if (request.id() == guest_service::kDebugContainer && !debug_) {
+  if (request.id() == kGuestDebugContainer && !debug_) {
     return respond(MakeError(Code::kFailedPrecondition, "no process may be run in this pod's guest: it was started without 'debug'"));
   }
   auto found = Find(request.id());

@@ -39,7 +39,7 @@ class GuestTasks {
   void Register(ttrpc::Server* server, const std::function<void()>& on_shutdown);
   // The pod's machine runs. Disks are attached to it.
   void SetVm(vmm::Vm* vm) { vm_ = vm; }
-  // Processes may be run in the guest itself: Exec in kDebugContainer.
+  // Processes may be run in the guest itself: Exec in kGuestDebugContainer.
   void AllowDebug();
   // Why the machine has ended, before OnVmEnd; for the containers that end with it.
   void SetEnd(VmEnd end) { end_ = std::move(end); }

@@ -3,6 +3,8 @@
 
 #include <sys/socket.h>
 
+#include "base/guest_debug.h"
+
 namespace caisson::shim {
 namespace {
 constexpr char kMac[] = "02:00:00:00:00:01";  // the guest gives its card the one of CNI's interface

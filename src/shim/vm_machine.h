@@ -14,8 +14,6 @@
 namespace caisson::shim {
 
 inline constexpr int64_t kVmmMillis = 10'000;
-// On the kernel's command line: the agent may run processes for debugging (VmOptions.debug).
-inline constexpr char kGuestDebugWord[] = "caisson.debug";
 // A cold boot under emulation on a busy host; one that hangs is told by its silence.
 inline constexpr int64_t kBootMillis = 60'000;
 
