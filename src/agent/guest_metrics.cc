@@ -12,6 +12,7 @@
 #include "base/limits.h"
 #include "base/strings.h"
 #include "sys/path.h"
+#include "sys/proc_text.h"
 
 namespace caisson::agent {
 namespace {
@@ -27,15 +28,6 @@ std::vector<std::string_view> Words(std::string_view text) {
 }
 
 uint64_t Number(std::string_view word) { return ParseUint64(word).value_or(0); }
-
-// The number in the line that begins with the word `key`.
-uint64_t NumberOf(std::string_view text, std::string_view key) {
-  for (std::string_view line : Split(text, '\n')) {
-    auto words = Words(line);
-    if (words.size() > 1 && words[0] == key) return Number(words[1]);
-  }
-  return 0;
-}
 
 // "0.42" in hundredths.
 uint32_t Hundredths(std::string_view word) {
@@ -53,11 +45,11 @@ uint64_t NanosOf(clockid_t clock) {
 }  // namespace
 
 void FillGuestMetrics(const ProcTexts& texts, guest::v1::MetricsResponse* response) {
-  response->set_memory_total_bytes(NumberOf(texts.meminfo, "MemTotal:") << 10);
-  response->set_memory_available_bytes(NumberOf(texts.meminfo, "MemAvailable:") << 10);
-  response->set_agent_resident_bytes(NumberOf(texts.status, "VmRSS:") << 10);
+  response->set_memory_total_bytes(sys::ProcNumber(texts.meminfo, "MemTotal:") << 10);
+  response->set_memory_available_bytes(sys::ProcNumber(texts.meminfo, "MemAvailable:") << 10);
+  response->set_agent_resident_bytes(sys::ProcNumber(texts.status, "VmRSS:") << 10);
   // mm/balloon_compaction.c counts pages of the balloon here, in and out.
-  uint64_t in = NumberOf(texts.vmstat, "balloon_inflate"), out = NumberOf(texts.vmstat, "balloon_deflate");
+  uint64_t in = sys::ProcNumber(texts.vmstat, "balloon_inflate "), out = sys::ProcNumber(texts.vmstat, "balloon_deflate ");
   response->set_balloon_bytes((in > out ? in - out : 0) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE)));
   // "cpu user nice system idle iowait irq softirq steal …" in hundredths of a second (proc_stat(5), USER_HZ).
   auto words = Words(texts.stat.substr(0, texts.stat.find('\n')));

@@ -14,9 +14,9 @@
 #include <map>
 #include <utility>
 
-#include "base/strings.h"
 #include "cri/version.h"
 #include "sys/path.h"
+#include "sys/proc_text.h"
 
 namespace caisson::cri {
 namespace {
@@ -58,16 +58,6 @@ class Asked : public prometheus::Collectable {
  private:
   const std::function<std::vector<Reading>()> readings_;
 };
-
-// "VmRSS:     1234 kB" and "Threads:  5" of /proc/self/status.
-uint64_t StatusNumber(std::string_view text, std::string_view key) {
-  for (std::string_view line : Split(text, '\n')) {
-    if (!line.starts_with(key)) continue;
-    line = Trim(line.substr(key.size()));
-    return ParseUint64(line.substr(0, line.find(' '))).value_or(0);
-  }
-  return 0;
-}
 
 }  // namespace
 
@@ -138,8 +128,8 @@ std::vector<Reading> ProcessReadings() {
   std::vector<Reading> readings;
   auto add = [&](const char* name, const char* help, uint64_t number) { readings.push_back({name, help, {}, static_cast<double>(number)}); };
   if (auto status = sys::ReadFile("/proc/self/status", kStatusBytes)) {
-    add("process_resident_memory_bytes", "Memory of the daemon that is resident", StatusNumber(*status, "VmRSS:") << 10);
-    add("process_threads", "Threads of the daemon", StatusNumber(*status, "Threads:"));
+    add("process_resident_memory_bytes", "Memory of the daemon that is resident", sys::ProcNumber(*status, "VmRSS:") << 10);
+    add("process_threads", "Threads of the daemon", sys::ProcNumber(*status, "Threads:"));
   }
   std::error_code error;
   std::filesystem::directory_iterator descriptors("/proc/self/fd", error), end;

@@ -21,6 +21,8 @@ extern "C" {  // glibc 2.36's header forgets to say so
 #include "base/clock.h"
 #include "base/scope_exit.h"
 #include "base/strings.h"
+#include "sys/path.h"
+#include "sys/proc_text.h"
 
 namespace caisson::cri {
 namespace {
@@ -71,17 +73,11 @@ Result<UniqueFd> ConnectIn(int dir) {
 // Field 22 of /proc/PID/stat, counted after the last ')' because the name may hold anything; 0 if there is no such
 // process.
 uint64_t StartTicks(int pid) {
-  UniqueFd fd(open(fmt::format("/proc/{}/stat", pid).c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd) return 0;
-  char buffer[1024];
-  ssize_t n = read(fd.get(), buffer, sizeof buffer);
-  if (n <= 0) return 0;
-  std::string_view text(buffer, static_cast<size_t>(n));
-  size_t end = text.rfind(')');
-  if (end == std::string_view::npos || end + 2 > text.size()) return 0;
-  auto fields = Split(text.substr(end + 2), ' ');  // fields[0] is field 3
-  if (fields.size() < 20) return 0;
-  return ParseUint64(fields[19]).value_or(0);
+  constexpr size_t kStatBytes = 4096, kStartTime = 22 - 3;
+  auto stat = sys::ReadFile(fmt::format("/proc/{}/stat", pid), kStatBytes);
+  if (!stat) return 0;
+  auto fields = sys::StatFields(*stat);
+  return fields.size() > kStartTime ? ParseUint64(fields[kStartTime]).value_or(0) : 0;
 }
 
 Result<> WritePid(int dir, int pid, uint64_t ticks) {

@@ -11,15 +11,14 @@
 #include "base/clock.h"
 #include "base/strings.h"
 #include "sys/path.h"
+#include "sys/proc_text.h"
 
 namespace caisson::sys {
 
 Result<ProcessUse> ParseProcessUse(std::string_view stat, std::string_view rollup) {
-  // The second field may hold spaces and parentheses; what follows the last ") " begins with the third.
   constexpr size_t kUtime = 14 - 3, kStime = 15 - 3, kThreads = 20 - 3;
-  size_t after_name = stat.rfind(") ");
-  if (after_name == std::string_view::npos) return Bad("a process's stat has no name in it");
-  std::vector<std::string_view> fields = Split(stat.substr(after_name + 2), ' ');
+  std::vector<std::string_view> fields = StatFields(stat);
+  if (fields.empty()) return Bad("a process's stat has no name in it");
   if (fields.size() <= kThreads) return Bad("a process's stat has {} fields", fields.size() + 2);
   ProcessUse use;
   uint64_t ticks = TRY(ParseUint64(fields[kUtime])) + TRY(ParseUint64(fields[kStime]));

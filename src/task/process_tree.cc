@@ -15,6 +15,7 @@
 #include "base/strings.h"
 #include "base/unique_fd.h"
 #include "sys/path.h"
+#include "sys/proc_text.h"
 
 namespace caisson::task {
 namespace {
@@ -26,13 +27,11 @@ struct Stat {
   int parent = 0, session = 0;
 };
 
-// proc(5): "pid (comm) state ppid pgrp session …"; comm may hold anything, so the last ')' counts.
+// proc_pid_stat(5): "pid (comm) state ppid pgrp session …".
 bool ReadStat(int pid, Stat* stat) {
   auto text = sys::ReadFile(fmt::format("/proc/{}/stat", pid), 4096);
   if (!text) return false;
-  size_t end = text->rfind(')');
-  if (end == std::string::npos || end + 2 >= text->size()) return false;
-  auto fields = Split(std::string_view(*text).substr(end + 2), ' ');
+  auto fields = sys::StatFields(*text);
   if (fields.size() < 4) return false;
   auto parent = ParseInt64(fields[1]), session = ParseInt64(fields[3]);
   if (!parent || !session) return false;
