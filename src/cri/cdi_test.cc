@@ -225,7 +225,7 @@ TEST_F(CdiFolders, WhatIsNotSupportedIsSaid) {
   EXPECT_THAT(Fails({"v.example/c=d"}), HasSubstr("netDevices are not supported"));
 }
 
-json Container() {
+json ContainerJson() {
   return json::parse(R"({"process":{"env":["A=old","PATH=/bin"],"user":{"uid":7,"gid":8,"additionalGids":[9]}},"mounts":[{"destination":"/proc"},{"destination":"/a/b"}],
     "linux":{"devices":[{"path":"/dev/x"}],"resources":{"devices":[]}}})");
 }
@@ -237,7 +237,7 @@ TEST(ApplyCdi, ChangesTheConfiguration) {
   edits.mounts = {{"/lib", "/a/b", "", {"ro"}}, {"tmp", "/a", "tmpfs", {}}};
   edits.hooks = {{"createContainer", "/h", {"h"}, {}, 3}, {"createContainer", "/i", {}, {"X=1"}, 0}};
   edits.additional_gids = {9, 44};
-  json spec = Container();
+  json spec = ContainerJson();
   auto applied = ApplyCdi(edits, &spec);
   ASSERT_TRUE(applied) << applied.error().message;
   EXPECT_EQ(spec["process"]["env"], json({"A=new", "PATH=/bin", "B=1"}));
@@ -253,7 +253,7 @@ TEST(ApplyCdi, ChangesTheConfiguration) {
 TEST(ApplyCdi, InAUserNamespaceTheHostsNodeIsShown) {
   CdiEdits edits;
   edits.device_nodes = {{"/dev/y", "/dev/null", "", 0, 0, {}, {}, {}, "rw"}, {"/dev/full", "/dev/full", "", 0, 0, {}, {}, {}, ""}};
-  json spec = Container();
+  json spec = ContainerJson();
   spec["linux"]["namespaces"] = json::parse(R"([{"type":"pid"},{"type":"user","path":"/x"}])");
   auto applied = ApplyCdi(edits, &spec);
   ASSERT_TRUE(applied) << applied.error().message;
@@ -267,7 +267,7 @@ TEST(ApplyCdi, NodesThatCannotBe) {
   auto fails = [](const CdiDeviceNode& node) {
     CdiEdits edits;
     edits.device_nodes = {node};
-    json spec = Container();
+    json spec = ContainerJson();
     auto applied = ApplyCdi(edits, &spec);
     return applied ? "" : applied.error().message;
   };

@@ -10,7 +10,7 @@ namespace {
 
 namespace v1 = runtime::v1;
 
-pod::v1::ContainerStats Sample(const std::string& id) {
+pod::v1::ContainerStats StatsSample(const std::string& id) {
   pod::v1::ContainerStats figures;
   figures.set_container_id(id);
   figures.set_timestamp_nanos(1'000'000'000'000);
@@ -33,7 +33,7 @@ v1::ContainerStats Message(const pod::v1::ContainerStats& figures, CpuRates* rat
 
 TEST(Figures, OfAContainer) {
   CpuRates rates;
-  auto message = Message(Sample("a"), &rates);
+  auto message = Message(StatsSample("a"), &rates);
   EXPECT_EQ(message.cpu().usage_core_nano_seconds().value(), 5u);
   EXPECT_FALSE(message.cpu().has_usage_nano_cores());
   EXPECT_EQ(message.memory().usage_bytes().value(), 300u);
@@ -42,7 +42,7 @@ TEST(Figures, OfAContainer) {
   EXPECT_EQ(message.memory().available_bytes().value(), 800u);
   EXPECT_EQ(message.swap().swap_usage_bytes().value(), 10u);
   EXPECT_EQ(message.swap().swap_available_bytes().value(), 40u);
-  auto later = Sample("a");
+  auto later = StatsSample("a");
   later.set_timestamp_nanos(later.timestamp_nanos() + 2'000'000'000);
   later.set_cpu_usage_nanos(5 + 1'000'000'000);
   EXPECT_EQ(Message(later, &rates).cpu().usage_nano_cores().value(), 500'000'000u);
@@ -50,7 +50,7 @@ TEST(Figures, OfAContainer) {
 
 TEST(Figures, PressureInTheUnitsOfTheCri) {
   CpuRates rates;
-  auto figures = Sample("a");
+  auto figures = StatsSample("a");
   EXPECT_FALSE(Message(figures, &rates).cpu().has_psi());
   EXPECT_FALSE(Message(figures, &rates).has_io());
   auto& some = *figures.mutable_io_pressure()->mutable_some();
@@ -64,7 +64,7 @@ TEST(Figures, PressureInTheUnitsOfTheCri) {
 
 TEST(Figures, WithoutALimitNothingIsAvailableToSay) {
   CpuRates rates;
-  auto figures = Sample("a");
+  auto figures = StatsSample("a");
   figures.set_memory_limit_bytes(0);
   figures.set_swap_limit_bytes(UINT64_MAX);
   auto message = Message(figures, &rates);
@@ -74,7 +74,7 @@ TEST(Figures, WithoutALimitNothingIsAvailableToSay) {
 
 TEST(Figures, MoreUsedThanAllowedLeavesNothing) {
   CpuRates rates;
-  auto figures = Sample("a");
+  auto figures = StatsSample("a");
   figures.set_memory_limit_bytes(150);
   figures.set_swap_limit_bytes(5);
   auto message = Message(figures, &rates);
@@ -86,7 +86,7 @@ TEST(Figures, OfAPodAreTheSums) {
   CpuRates rates;
   std::vector<ContainerFigures> containers(3);
   for (int i = 0; i < 2; ++i) {
-    containers[i].message = Message(Sample(i ? "b" : "a"), &rates);
+    containers[i].message = Message(StatsSample(i ? "b" : "a"), &rates);
     containers[i].processes = 3;
     containers[i].answered = true;
   }
@@ -106,10 +106,10 @@ TEST(Figures, OfAPodAreTheSums) {
 TEST(Figures, OfAPodWithAGroupAreTheGroups) {
   CpuRates rates;
   std::vector<ContainerFigures> containers(2);
-  containers[0].message = Message(Sample("a"), &rates);
+  containers[0].message = Message(StatsSample("a"), &rates);
   containers[0].processes = 3;
   containers[0].answered = true;
-  auto group = Sample("p");
+  auto group = StatsSample("p");
   group.set_cpu_usage_nanos(77);
   group.set_pids(9);
   group.mutable_io_pressure()->mutable_some()->set_total_micros(5);

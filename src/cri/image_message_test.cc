@@ -10,7 +10,7 @@
 namespace caisson::cri {
 namespace {
 
-image::Image Sample(const std::string& user) {
+image::Image ImageOfUser(const std::string& user) {
   image::Image image;
   image.id = "sha256:1234";
   image.repo_tags = {"docker.io/library/busybox:1"};
@@ -24,7 +24,7 @@ image::Image Sample(const std::string& user) {
 }
 
 TEST(ImageMessage, SaysWhatTheImageIs) {
-  auto message = ImageMessage(Sample(""));
+  auto message = ImageMessage(ImageOfUser(""));
   EXPECT_EQ(message.id(), "sha256:1234");
   EXPECT_EQ(message.repo_tags(0), "docker.io/library/busybox:1");
   EXPECT_EQ(message.repo_digests(0), "docker.io/library/busybox@sha256:5678");
@@ -34,7 +34,7 @@ TEST(ImageMessage, SaysWhatTheImageIs) {
 }
 
 TEST(ImageMessage, SpecNamesWhatThereIs) {
-  image::Image image = Sample("");
+  image::Image image = ImageOfUser("");
   image.repo_tags.clear();
   EXPECT_EQ(ImageMessage(image).spec().image(), "docker.io/library/busybox@sha256:5678");
   image.repo_digests.clear();
@@ -42,21 +42,21 @@ TEST(ImageMessage, SpecNamesWhatThereIs) {
 }
 
 TEST(ImageMessage, UserIsANumberOrANameOrNeither) {
-  EXPECT_FALSE(ImageMessage(Sample("")).has_uid());
+  EXPECT_FALSE(ImageMessage(ImageOfUser("")).has_uid());
   for (const char* root : {"0", "0:0", "0:wheel"}) {
-    auto message = ImageMessage(Sample(root));
+    auto message = ImageMessage(ImageOfUser(root));
     EXPECT_TRUE(message.has_uid() && message.uid().value() == 0 && message.username().empty()) << root;
   }
-  EXPECT_EQ(ImageMessage(Sample("1000:1000")).uid().value(), 1000);
+  EXPECT_EQ(ImageMessage(ImageOfUser("1000:1000")).uid().value(), 1000);
   for (const char* named : {"www", "www:www", "www:33"}) {
-    auto message = ImageMessage(Sample(named));
+    auto message = ImageMessage(ImageOfUser(named));
     EXPECT_FALSE(message.has_uid()) << named;
     EXPECT_EQ(message.username(), "www") << named;
   }
 }
 
 TEST(ImageMessage, InfoHasConfigAndLayers) {
-  auto info = ParseJson(ImageInfoJson(Sample("www")));
+  auto info = ParseJson(ImageInfoJson(ImageOfUser("www")));
   ASSERT_TRUE(info);
   EXPECT_EQ((*info)["config"]["User"], "www");
   EXPECT_EQ((*info)["config"]["Env"], Json::array({"A=B"}));

@@ -39,7 +39,7 @@ ContainerSample Sample() {
   return sample;
 }
 
-PodRecord Pod() {
+PodRecord MeteredPod() {
   PodRecord pod;
   pod.set_id("p1");
   pod.mutable_config()->mutable_metadata()->set_name("web");
@@ -67,7 +67,7 @@ TEST(PodMetrics, EachValueFitsItsDescriptor) {
   for (auto& one : MetricDescriptors()) descriptors[one.name()] = one;
   net::InterfaceStats interface;
   interface.name = "eth0";
-  auto message = PodMetrics(Pod(), {interface}, {Sample()}, 5);
+  auto message = PodMetrics(MeteredPod(), {interface}, {Sample()}, 5);
   ASSERT_EQ(message.container_metrics_size(), 1);
   size_t seen = 0;
   for (const auto* list : {&message.metrics(), &message.container_metrics(0).metrics()}) {
@@ -82,7 +82,7 @@ TEST(PodMetrics, EachValueFitsItsDescriptor) {
 }
 
 TEST(PodMetrics, Values) {
-  auto message = PodMetrics(Pod(), {}, {Sample()}, 5);
+  auto message = PodMetrics(MeteredPod(), {}, {Sample()}, 5);
   EXPECT_EQ(message.pod_sandbox_id(), "p1");
   EXPECT_EQ(message.metrics_size(), 0);
   EXPECT_EQ(message.container_metrics(0).container_id(), "c1");
@@ -111,7 +111,7 @@ TEST(PodMetrics, OfAnInterface) {
   interface.name = "eth0";
   interface.rx_bytes = 1;
   interface.tx_dropped = 2;
-  auto message = PodMetrics(Pod(), {interface}, {}, 5);
+  auto message = PodMetrics(MeteredPod(), {interface}, {}, 5);
   auto found = ByName(message.metrics());
   EXPECT_EQ(found["container_network_receive_bytes_total"]->value().value(), 1u);
   EXPECT_EQ(found["container_network_transmit_packets_dropped_total"]->value().value(), 2u);

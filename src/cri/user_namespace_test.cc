@@ -25,7 +25,7 @@ v1::IDMapping Mapping(uint32_t container, uint32_t host, uint32_t length) {
   return mapping;
 }
 
-v1::PodSandboxConfig Pod(uint32_t length = 65536) {
+v1::PodSandboxConfig UserPod(uint32_t length = 65536) {
   v1::PodSandboxConfig pod;
   auto* space = pod.mutable_linux()->mutable_security_context()->mutable_namespace_options()->mutable_userns_options();
   *space->add_uids() = *space->add_gids() = Mapping(0, 200000, length);
@@ -36,7 +36,7 @@ v1::NamespaceOption* OptionsOf(v1::PodSandboxConfig* pod) { return pod->mutable_
 
 template <class Change>
 std::string ErrorOf(Change change) {
-  v1::PodSandboxConfig pod = Pod();
+  v1::PodSandboxConfig pod = UserPod();
   change(OptionsOf(&pod));
   auto checked = CheckUserNamespace(pod);
   EXPECT_TRUE(checked || checked.error().code == Code::kInvalidArgument);
@@ -46,7 +46,7 @@ std::string ErrorOf(Change change) {
 TEST(UserNamespace, WhatAPodMayHave) {
   EXPECT_TRUE(CheckUserNamespace(v1::PodSandboxConfig()));
   EXPECT_FALSE(HasUserNamespace(v1::PodSandboxConfig()));
-  EXPECT_TRUE(HasUserNamespace(Pod()));
+  EXPECT_TRUE(HasUserNamespace(UserPod()));
   EXPECT_EQ(ErrorOf([](auto*) {}), "");
   EXPECT_EQ(ErrorOf([](auto* options) { options->set_network(v1::NODE); }), "");
   EXPECT_EQ(ErrorOf([](auto* options) {
@@ -85,11 +85,11 @@ TEST(UserNamespace, OfAContainerIsItsPods) {
     return checked ? "" : checked.error().message;
   };
   EXPECT_EQ(error(v1::PodSandboxConfig()), "");
-  EXPECT_THAT(error(Pod()), HasSubstr("has one of its own"));
+  EXPECT_THAT(error(UserPod()), HasSubstr("has one of its own"));
   auto* options = container.mutable_linux()->mutable_security_context()->mutable_namespace_options();
-  *options->mutable_userns_options() = OptionsOf(std::make_unique<v1::PodSandboxConfig>(Pod()).get())->userns_options();
-  EXPECT_EQ(error(Pod()), "");
-  EXPECT_THAT(error(Pod(100)), HasSubstr("another mapping"));
+  *options->mutable_userns_options() = OptionsOf(std::make_unique<v1::PodSandboxConfig>(UserPod()).get())->userns_options();
+  EXPECT_EQ(error(UserPod()), "");
+  EXPECT_THAT(error(UserPod(100)), HasSubstr("another mapping"));
   EXPECT_THAT(error(v1::PodSandboxConfig()), HasSubstr("the host's"));
 }
 
@@ -97,12 +97,12 @@ TEST(UserNamespace, UsersAndOwners) {
   v1::LinuxContainerUser user;
   user.set_uid(99);
   user.add_supplemental_groups(100);
-  auto checked = CheckUserIsMapped(Pod(100), user);
+  auto checked = CheckUserIsMapped(UserPod(100), user);
   ASSERT_FALSE(checked);
   EXPECT_THAT(checked.error().message, HasSubstr("supplemental group 100 is not"));
-  EXPECT_TRUE(CheckUserIsMapped(Pod(101), user));
+  EXPECT_TRUE(CheckUserIsMapped(UserPod(101), user));
   EXPECT_TRUE(CheckUserIsMapped(v1::PodSandboxConfig(), user));
-  HostIds ids = HostIdsOf(Pod(100), 5, 100);
+  HostIds ids = HostIdsOf(UserPod(100), 5, 100);
   EXPECT_EQ(ids.uid, 200005u);
   EXPECT_EQ(ids.gid, 200000u) << "of what is not mapped, the root";
   ids = HostIdsOf(v1::PodSandboxConfig(), 0, 0);
@@ -110,7 +110,7 @@ TEST(UserNamespace, UsersAndOwners) {
 }
 
 TEST(UserNamespace, ToldToTheCompanion) {
-  auto options = SandboxOptionsOf(Config(), Pod(100), false);
+  auto options = SandboxOptionsOf(Config(), UserPod(100), false);
   ASSERT_EQ(options.uid_maps_size(), 1);
   EXPECT_EQ(options.gid_maps(0).host_id(), 200000u);
   EXPECT_EQ(options.sysctls().at("net.ipv4.ping_group_range"), "0 99");

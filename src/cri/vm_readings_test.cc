@@ -8,7 +8,7 @@
 namespace caisson::cri {
 namespace {
 
-PodRecord Pod() {
+PodRecord ReadPod() {
   PodRecord pod;
   pod.set_id("1f");
   pod.mutable_config()->mutable_metadata()->set_name("web");
@@ -36,7 +36,7 @@ TEST(VmReadings, OfAWholeMachine) {
   call->set_count(3);
   call->set_failures(1);
   call->set_nanos(6'000'000'000);
-  auto readings = VmReadings(Pod(), figures);
+  auto readings = VmReadings(ReadPod(), figures);
   const std::vector<std::pair<std::string, std::string>> pod = {{"namespace", "shop"}, {"pod", "web"}, {"id", "1f"}};
   const Reading* cpu = Find(readings, "vm_vmm_cpu_seconds_total");
   ASSERT_NE(cpu, nullptr);
@@ -58,7 +58,7 @@ TEST(VmReadings, OfAWholeMachine) {
 TEST(VmReadings, OfAGuestThatSaysNothing) {
   pod::v1::VmMetricsResponse figures;
   figures.mutable_vmm()->set_threads(4);
-  auto readings = VmReadings(Pod(), figures);
+  auto readings = VmReadings(ReadPod(), figures);
   EXPECT_EQ(Find(readings, "vm_guest_answers")->number, 0);
   EXPECT_EQ(Find(readings, "vm_vmm_threads")->number, 4);
   for (const Reading& reading : readings) EXPECT_FALSE(reading.name.starts_with("vm_guest_m") || reading.name.starts_with("vm_agent_r")) << reading.name;

@@ -30,7 +30,7 @@ std::string Entry(std::string_view os, std::string_view arch, std::string_view v
   return DescriptorJson(kOciManifest, fmt::format(R"(,"platform":{{"os":"{}","architecture":"{}","variant":"{}"}})", os,
                                                   arch, variant));
 }
-std::string ErrorOf(std::string_view bytes, std::string_view type = "") {
+std::string ManifestError(std::string_view bytes, std::string_view type = "") {
   auto parsed = ParseManifest(bytes, type);
   return parsed ? "no error" : parsed.error().message;
 }
@@ -55,32 +55,32 @@ TEST(Manifest, ReadsBothFamilies) {
 TEST(Manifest, OneDocumentIsNeverTwoThings) {
   std::string both = fmt::format(R"({{"schemaVersion":2,"config":{},"layers":[],"manifests":[]}})",
                                  DescriptorJson(kOciConfig));
-  EXPECT_THAT(ErrorOf(both), HasSubstr("CVE-2021-41190"));
-  EXPECT_THAT(ErrorOf(R"({"schemaVersion":2,"layers":[],"manifests":[]})"), HasSubstr("CVE-2021-41190"));
-  EXPECT_THAT(ErrorOf(ManifestJson(), kOciIndex), HasSubstr("CVE-2021-41190"));
-  EXPECT_THAT(ErrorOf(IndexJson("", ""), kDockerManifest), HasSubstr("CVE-2021-41190"));
-  EXPECT_THAT(ErrorOf(ManifestJson(R"("mediaType":"application/vnd.oci.image.index.v1+json",)")),
+  EXPECT_THAT(ManifestError(both), HasSubstr("CVE-2021-41190"));
+  EXPECT_THAT(ManifestError(R"({"schemaVersion":2,"layers":[],"manifests":[]})"), HasSubstr("CVE-2021-41190"));
+  EXPECT_THAT(ManifestError(ManifestJson(), kOciIndex), HasSubstr("CVE-2021-41190"));
+  EXPECT_THAT(ManifestError(IndexJson("", ""), kDockerManifest), HasSubstr("CVE-2021-41190"));
+  EXPECT_THAT(ManifestError(ManifestJson(R"("mediaType":"application/vnd.oci.image.index.v1+json",)")),
               HasSubstr("CVE-2021-41190"));
-  EXPECT_THAT(ErrorOf(ManifestJson(R"("mediaType":"application/vnd.oci.image.manifest.v1+json",)"), kDockerManifest),
+  EXPECT_THAT(ManifestError(ManifestJson(R"("mediaType":"application/vnd.oci.image.manifest.v1+json",)"), kDockerManifest),
               HasSubstr("the sender says"));
-  EXPECT_THAT(ErrorOf(ManifestJson(), "text/html"), HasSubstr("text/html"));
+  EXPECT_THAT(ManifestError(ManifestJson(), "text/html"), HasSubstr("text/html"));
   // The same key twice is two readings as well.
-  EXPECT_THAT(ErrorOf(R"({"schemaVersion":2,"layers":[],"layers":[]})"), HasSubstr("same key twice"));
+  EXPECT_THAT(ManifestError(R"({"schemaVersion":2,"layers":[],"layers":[]})"), HasSubstr("same key twice"));
 }
 
 TEST(Manifest, Schema1IsRefusedByName) {
-  EXPECT_THAT(ErrorOf(R"({"schemaVersion":1,"fsLayers":[]})"), HasSubstr("schema 1"));
-  EXPECT_THAT(ErrorOf("{}", "application/vnd.docker.distribution.manifest.v1+prettyjws"), HasSubstr("schema 1"));
+  EXPECT_THAT(ManifestError(R"({"schemaVersion":1,"fsLayers":[]})"), HasSubstr("schema 1"));
+  EXPECT_THAT(ManifestError("{}", "application/vnd.docker.distribution.manifest.v1+prettyjws"), HasSubstr("schema 1"));
 }
 
 TEST(Manifest, RefusesWrongTypesAndNamesTheField) {
-  EXPECT_THAT(ErrorOf("[]"), HasSubstr("document"));
-  EXPECT_THAT(ErrorOf("not json"), HasSubstr("bad JSON"));
-  EXPECT_THAT(ErrorOf(R"({"schemaVersion":2})"), HasSubstr("neither"));
-  EXPECT_THAT(ErrorOf(R"({"schemaVersion":"2","layers":[]})"), HasSubstr("schemaVersion"));
-  EXPECT_THAT(ErrorOf(R"({"schemaVersion":2,"config":7,"layers":[]})"), HasSubstr("config: is not an object"));
+  EXPECT_THAT(ManifestError("[]"), HasSubstr("document"));
+  EXPECT_THAT(ManifestError("not json"), HasSubstr("bad JSON"));
+  EXPECT_THAT(ManifestError(R"({"schemaVersion":2})"), HasSubstr("neither"));
+  EXPECT_THAT(ManifestError(R"({"schemaVersion":"2","layers":[]})"), HasSubstr("schemaVersion"));
+  EXPECT_THAT(ManifestError(R"({"schemaVersion":2,"config":7,"layers":[]})"), HasSubstr("config: is not an object"));
   auto layer = [](std::string_view json) {
-    return ErrorOf(fmt::format(R"({{"schemaVersion":2,"config":{},"layers":[{}]}})", DescriptorJson(kOciConfig), json));
+    return ManifestError(fmt::format(R"({{"schemaVersion":2,"config":{},"layers":[{}]}})", DescriptorJson(kOciConfig), json));
   };
   EXPECT_THAT(layer("7"), HasSubstr("layers[0]"));
   EXPECT_THAT(layer(R"({"mediaType":5})"), HasSubstr("layers[0].mediaType"));
@@ -91,13 +91,13 @@ TEST(Manifest, RefusesWrongTypesAndNamesTheField) {
 }
 
 TEST(Manifest, IsBounded) {
-  EXPECT_EQ(ErrorOf(ManifestJson("", limits::kImageLayers)), "no error");
-  EXPECT_THAT(ErrorOf(ManifestJson("", limits::kImageLayers + 1)), HasSubstr("limit"));
+  EXPECT_EQ(ManifestError(ManifestJson("", limits::kImageLayers)), "no error");
+  EXPECT_THAT(ManifestError(ManifestJson("", limits::kImageLayers + 1)), HasSubstr("limit"));
   std::string huge(limits::kManifestBytes + 1, ' ');
-  EXPECT_THAT(ErrorOf(huge), HasSubstr("larger than the limit"));
+  EXPECT_THAT(ManifestError(huge), HasSubstr("larger than the limit"));
   std::string deep;
   for (int i = 0; i < 100000; ++i) deep += "[";
-  EXPECT_THAT(ErrorOf(deep), HasSubstr("nested deeper"));
+  EXPECT_THAT(ManifestError(deep), HasSubstr("nested deeper"));
 }
 
 std::string Chosen(const std::string& entries, const Platform& node) {

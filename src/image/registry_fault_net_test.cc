@@ -16,7 +16,7 @@ using testing::Contains;
 using testing::HasSubstr;
 using testing::Not;
 
-const Platform kAmd64{"linux", "amd64", "", "", {}};
+const Platform kPlatform{"linux", "amd64", "", "", {}};
 
 class RegistryFault : public testing::Test {
  protected:
@@ -31,7 +31,7 @@ class RegistryFault : public testing::Test {
   Reference Ref(const std::string& repo) { return ParseReference(server_.domain() + "/" + repo).value(); }
   Result<Resolved> Resolve(const std::string& repo, const std::optional<Credentials>& credentials = {},
                            const CallControl& control = {}) {
-    return client_->Resolve(Ref(repo), credentials, kAmd64, control);
+    return client_->Resolve(Ref(repo), credentials, kPlatform, control);
   }
   std::string ResolveError(const std::string& repo, const std::optional<Credentials>& credentials = {}) {
     auto resolved = Resolve(repo, credentials);
@@ -63,7 +63,7 @@ TEST_F(RegistryFault, LyingManifestsAreRefused) {
   auto sound = Resolve("sound");
   ASSERT_TRUE(sound);
   Reference pinned = Ref("other-bytes@" + sound->root.digest);
-  auto other = client_->Resolve(pinned, {}, kAmd64, {});
+  auto other = client_->Resolve(pinned, {}, kPlatform, {});
   ASSERT_FALSE(other);
   EXPECT_EQ(other.error().code, Code::kDataLoss);
   EXPECT_THAT(ResolveError("confused"), HasSubstr("CVE-2021-41190"));

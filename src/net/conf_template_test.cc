@@ -17,7 +17,7 @@ using testing::HasSubstr;
 constexpr char kTemplate[] = R"({"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge","note":"@POD_CIDR@",
     "ipam":{"type":"host-local","ranges":"@POD_CIDR_RANGES@","routes":"@DEFAULT_ROUTES@"}}]})";
 
-std::string ErrorOf(std::string_view text, std::string_view cidrs) {
+std::string FillError(std::string_view text, std::string_view cidrs) {
   auto rendered = RenderConfTemplate(text, cidrs);
   return rendered ? "" : rendered.error().message;
 }
@@ -38,14 +38,14 @@ TEST(RenderConfTemplate, OneFamilyHasItsRouteOnly) {
 
 TEST(RenderConfTemplate, WhatIsNoCidr) {
   for (const char* cidrs : {"", "10.1.2.0", "10.1.2.0/33", "10.1.2/24", "fd00::/129", "10.1.2.0/24,", "x/24", "10.0.0.0/8\"}", "10.0.0.0/-1"}) {
-    EXPECT_THAT(ErrorOf(kTemplate, cidrs), HasSubstr("is not an address with a prefix length")) << cidrs;
+    EXPECT_THAT(FillError(kTemplate, cidrs), HasSubstr("is not an address with a prefix length")) << cidrs;
   }
-  EXPECT_THAT(ErrorOf(kTemplate, "10.0.0.0/8,10.1.0.0/16"), HasSubstr("more than one of a family"));
+  EXPECT_THAT(FillError(kTemplate, "10.0.0.0/8,10.1.0.0/16"), HasSubstr("more than one of a family"));
 }
 
 TEST(RenderConfTemplate, WhatIsNoTemplate) {
-  EXPECT_NE(ErrorOf("{", "10.0.0.0/8"), "");
-  EXPECT_THAT(ErrorOf(R"({"cniVersion":"1.0.0","name":"pods"})", "10.0.0.0/8"), HasSubstr("plugins"));
+  EXPECT_NE(FillError("{", "10.0.0.0/8"), "");
+  EXPECT_THAT(FillError(R"({"cniVersion":"1.0.0","name":"pods"})", "10.0.0.0/8"), HasSubstr("plugins"));
 }
 
 class WriteConfTemplateTest : public testing::Test {

@@ -9,7 +9,7 @@
 namespace caisson::net {
 namespace {
 
-std::string ErrorOf(std::string_view text, ConfForm form = ConfForm::kList) {
+std::string ConflistError(std::string_view text, ConfForm form = ConfForm::kList) {
   auto list = ParseConflist(text, form);
   return list ? "" : list.error().message;
 }
@@ -59,34 +59,34 @@ TEST(ParseConflist, ErrorsNameTheField) {
   auto with = [](std::string_view plugins) {
     return fmt::format(R"({{"cniVersion": "1.0.0", "name": "n", "plugins": {}}})", plugins);
   };
-  EXPECT_EQ(ErrorOf("[]"), "not a JSON object");
-  EXPECT_EQ(ErrorOf(R"({"cniVersion": "1.0.0", "plugins": []})"), "name: missing");
-  EXPECT_THAT(ErrorOf(R"({"cniVersion": "1.0.0", "name": "../x", "plugins": []})"), testing::StartsWith("name: not"));
-  EXPECT_EQ(ErrorOf(R"({"cniVersion": "1.0.0", "name": "n"})"), "plugins: missing");
-  EXPECT_EQ(ErrorOf(with("[]")), "plugins: not a list of at least one plugin");
-  EXPECT_EQ(ErrorOf(with(R"([{"type": "a"}, 3])")), "plugins[1]: not an object");
-  EXPECT_EQ(ErrorOf(with(R"([{"typ": "a"}])")), "plugins[0].type: missing");
-  EXPECT_EQ(ErrorOf(with(R"([{"type": 7}])")), "plugins[0].type: not a string");
-  EXPECT_EQ(ErrorOf(with(R"([{"type": "a", "capabilities": []}])")), "plugins[0].capabilities: not an object");
-  EXPECT_EQ(ErrorOf(with(R"([{"type": "a", "capabilities": {"x": 1}}])")),
+  EXPECT_EQ(ConflistError("[]"), "not a JSON object");
+  EXPECT_EQ(ConflistError(R"({"cniVersion": "1.0.0", "plugins": []})"), "name: missing");
+  EXPECT_THAT(ConflistError(R"({"cniVersion": "1.0.0", "name": "../x", "plugins": []})"), testing::StartsWith("name: not"));
+  EXPECT_EQ(ConflistError(R"({"cniVersion": "1.0.0", "name": "n"})"), "plugins: missing");
+  EXPECT_EQ(ConflistError(with("[]")), "plugins: not a list of at least one plugin");
+  EXPECT_EQ(ConflistError(with(R"([{"type": "a"}, 3])")), "plugins[1]: not an object");
+  EXPECT_EQ(ConflistError(with(R"([{"typ": "a"}])")), "plugins[0].type: missing");
+  EXPECT_EQ(ConflistError(with(R"([{"type": 7}])")), "plugins[0].type: not a string");
+  EXPECT_EQ(ConflistError(with(R"([{"type": "a", "capabilities": []}])")), "plugins[0].capabilities: not an object");
+  EXPECT_EQ(ConflistError(with(R"([{"type": "a", "capabilities": {"x": 1}}])")),
             "plugins[0].capabilities: a value is neither true nor false");
-  EXPECT_EQ(ErrorOf(R"({"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "a"}], "disableCheck": 1})"),
+  EXPECT_EQ(ConflistError(R"({"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "a"}], "disableCheck": 1})"),
             "disableCheck: neither true nor false");
-  EXPECT_EQ(ErrorOf(R"({"name": "n", "name": "m"})"), "bad JSON: an object has the same key twice");
-  EXPECT_EQ(ErrorOf(R"({"cniVersion": "1.0.0", "name": "n", "plugins": []})", ConfForm::kSinglePlugin),
+  EXPECT_EQ(ConflistError(R"({"name": "n", "name": "m"})"), "bad JSON: an object has the same key twice");
+  EXPECT_EQ(ConflistError(R"({"cniVersion": "1.0.0", "name": "n", "plugins": []})", ConfForm::kSinglePlugin),
             "plugins: a list of plugins belongs into a file named *.conflist");
   std::string many = "[";
   for (int i = 0; i <= limits::kCniPlugins; ++i) many += std::string(i ? "," : "") + R"({"type": "a"})";
-  EXPECT_EQ(ErrorOf(with(many + "]")), "plugins: more than 64");
+  EXPECT_EQ(ConflistError(with(many + "]")), "plugins: more than 64");
 }
 
 TEST(ParseConflist, ATypeIsAFileName) {
   for (const char* type : {"", ".", "..", "a/b", "/bin/sh", "../../x", "a b", "a\\nb", "a\\u0000b", "\\u00e4"}) {
-    EXPECT_EQ(ErrorOf(fmt::format(R"({{"cniVersion": "1.0.0", "name": "n", "plugins": [{{"type": "{}"}}]}})", type)),
+    EXPECT_EQ(ConflistError(fmt::format(R"({{"cniVersion": "1.0.0", "name": "n", "plugins": [{{"type": "{}"}}]}})", type)),
               "plugins[0].type: not the file name of a plugin")
         << type;
   }
-  EXPECT_NE(ErrorOf(fmt::format(R"({{"cniVersion": "1.0.0", "name": "n", "plugins": [{{"type": "{}"}}]}})",
+  EXPECT_NE(ConflistError(fmt::format(R"({{"cniVersion": "1.0.0", "name": "n", "plugins": [{{"type": "{}"}}]}})",
                                 std::string(256, 'x'))),
             "");
 }

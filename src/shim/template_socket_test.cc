@@ -20,7 +20,7 @@ namespace {
 using testing::HasSubstr;
 
 constexpr uint64_t kBytes = 1 << 20;
-constexpr int64_t kMillis = 20'000;
+constexpr int64_t kPatienceMillis = 20'000;
 
 size_t OpenDescriptors() {
   size_t count = 0;
@@ -49,7 +49,7 @@ class TemplateSocket : public testing::Test {
   }
 
   // What a keeper that does `answer` with its first client comes to.
-  Result<TemplateFiles> Take(const std::function<void(int)>& answer, int64_t millis = kMillis, uint64_t bytes = kBytes) {
+  Result<TemplateFiles> Take(const std::function<void(int)>& answer, int64_t millis = kPatienceMillis, uint64_t bytes = kBytes) {
     auto listener = sys::ListenUnixAnew(folder_ + "/" + kTemplateSocket);
     EXPECT_TRUE(listener);
     std::thread keeper([&] {
@@ -80,10 +80,10 @@ TEST_F(TemplateSocket, HandsOutWhatIsSealed) {
 }
 
 TEST_F(TemplateSocket, NoKeeperIsAnErrorAtOnce) {
-  EXPECT_FALSE(TakeTemplate(folder_, kBytes, kMillis));
+  EXPECT_FALSE(TakeTemplate(folder_, kBytes, kPatienceMillis));
   // Its socket is there, but nobody listens: it was killed.
   ASSERT_TRUE(sys::ListenUnixAnew(folder_ + "/" + kTemplateSocket));
-  EXPECT_FALSE(TakeTemplate(folder_, kBytes, kMillis));
+  EXPECT_FALSE(TakeTemplate(folder_, kBytes, kPatienceMillis));
 }
 
 TEST_F(TemplateSocket, AKeeperThatStandsStillIsNotWaitedForBeyondTheDeadline) {
@@ -133,7 +133,7 @@ TEST_F(TemplateSocket, WhatIsNoTemplateIsRefusedAndLeavesNoDescriptor) {
     EXPECT_THAT(taken.error().message, HasSubstr(said));
     EXPECT_EQ(OpenDescriptors(), before) << said;
   }
-  auto other = Take([&](int client) { (void)SendTemplate(client, good); }, kMillis, kBytes * 2);
+  auto other = Take([&](int client) { (void)SendTemplate(client, good); }, kPatienceMillis, kBytes * 2);
   ASSERT_FALSE(other);
   EXPECT_THAT(other.error().message, HasSubstr("another size"));
 }
