@@ -15,15 +15,15 @@ DEADLINE = int(os.environ.get("CAISSON_GUEST_SECONDS", "700"))
 PACKAGES = ["base-files", "bash", "dash", "coreutils", "grep", "sed", "findutils", "hostname", "util-linux", "mount", "procps", "kmod",
             "systemd", "iproute2", "iptables", "containernetworking-plugins", "busybox-static", "docker-registry", "openssl",
             "criu", "python3", "python3-pytest", "python3-grpcio", "python3-protobuf", "protobuf-compiler"]
-PROGRAMS = ["bin/caissond", "bin/containerd-shim-caisson-v2", "bin/caisson"]
-BINARIES = PROGRAMS + ["src/oci/oci_root_test", "src/shim/shim_root_test", "src/sys/sys_root_test"]
+BINARIES = ["bin/caissond", "bin/containerd-shim-caisson-v2", "bin/caisson", "src/oci/oci_root_test", "src/shim/shim_root_test",
+            "src/sys/sys_root_test"]
 PYTEST = "/usr/bin/python3 -m pytest -q --tb=short --color=no --durations=5 -p no:cacheprovider"
 
 
-def stage_tests(folder, tests, binaries):
+def stage_tests(folder, tests):
     """The disk with the binaries, the repository's tests and what is to be run: [(name, command)]."""
     os.makedirs(f"{folder}/build/bin")
-    for name in binaries:
+    for name in BINARIES:
         shutil.copy(f"{BUILD}/{name}", f"{folder}/build/bin/")
     for name in ("test", "proto", "share"):
         shutil.copytree(f"{REPO}/{name}", f"{folder}/repo/{name}", ignore=shutil.ignore_patterns("__pycache__"))
@@ -34,15 +34,15 @@ def stage_tests(folder, tests, binaries):
         f.writelines(f"{name}\t{command}\n" for name, command in tests)
 
 
-def boot(folder, append, tests, binaries=tuple(BINARIES)):
+def boot(folder, append, tests):
     """Boots a guest that runs `tests`; fails unless each passes, skips where there can be no guest."""
     try:
         guest.check_tools()
         kernel = guest.Kernel.get(CACHE)
-        root = guest.root_image(CACHE, kernel, PACKAGES + guest.packages_of([f"{BUILD}/{name}" for name in binaries]))
+        root = guest.root_image(CACHE, kernel, PACKAGES + guest.packages_of([f"{BUILD}/{name}" for name in BINARIES]))
     except guest.Missing as missing:
         pytest.skip(f"no guest: {missing}")
-    stage_tests(f"{folder}/stage", tests, binaries)
+    stage_tests(f"{folder}/stage", tests)
     work = guest.erofs(f"{folder}/tests.erofs", f"{folder}/stage")
     scratch = guest.scratch_disk(f"{folder}/scratch.ext4", 2 << 30)
     with open(f"{REPO}/test/guest/initramfs.sh") as f:
