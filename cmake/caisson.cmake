@@ -96,6 +96,6 @@ function(caisson_fuzzer name)
   target_link_options(${name}_fuzz PRIVATE -fsanitize=fuzzer)
   set_target_properties(${name}_fuzz PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/fuzz)
   # A smoke run: long enough to meet what a change has broken, too short to search.
-  add_test(NAME fuzz/${name} COMMAND ${name}_fuzz -seed=1 -runs=100000 -max_total_time=5 -timeout=10 -rss_limit_mb=2048)
+  add_test(NAME fuzz/${name} COMMAND ${name}_fuzz -seed=1 -runs=100000 -max_total_time=3 -timeout=10 -rss_limit_mb=2048)
   set_tests_properties(fuzz/${name} PROPERTIES LABELS fuzz TIMEOUT 120)
 endfunction()
