@@ -3,12 +3,15 @@
 import glob
 import json
 import os
+import signal
 import time
 
 import grpc
 import pytest
 from harness.daemon import SYSTEMD
+from harness.memory import anonymous, kept_when_freed
 from harness.registry import wait_for
+from harness.vm import info_of
 
 
 def values(metrics, name):
@@ -76,6 +79,39 @@ def test_lists_are_sampled_and_never_behind_what_was_started(daemon, pods):
         assert container not in before and first[container] > 0
         # Who asks again gets figures of another moment: crictl stats compares two answers.
         wait_for("another sample", lambda read=read: read()[container] != first[container], 30)
+
+
+def test_companions_that_stand_still_hold_up_nobody(daemon, pods):
+    """Their pods have no figures meanwhile; the others' figures, and the others, are as ever."""
+    pod = pods.run_pod()
+    container = pods.start(pod, ["sleep", "1000"])
+    others = [pods.run_pod() for _ in range(4)]
+    still = [pods.start(other, ["sleep", "1000"]) for other in others]
+    companions = [info_of(daemon, other)["companionPid"] for other in others]
+
+    def asked():
+        return {one.attributes.id for one in daemon.client.ListContainerStats().stats if one.HasField("cpu")}
+
+    def in_use():
+        return [len(os.listdir(f"/proc/{daemon.process.pid}/{what}")) for what in ("fd", "task")]
+
+    try:
+        for companion in companions:
+            os.kill(companion, signal.SIGSTOP)
+        wait_for("figures of who answers alone", lambda: asked() & {container, *still} == {container})
+        before, memory = in_use(), anonymous(daemon.process.pid)
+        for _ in range(5):
+            assert asked() & {container, *still} == {container}
+            assert container in [one.container_id for of_pod in daemon.client.ListPodSandboxMetrics().pod_metrics
+                                 for one in of_pod.container_metrics]
+            assert pods.exec(container, ["true"])[0] == 0
+        # gRPC's own pollers come and go, by one or two.
+        assert all(now <= then + 4 for now, then in zip(in_use(), before))
+        assert anonymous(daemon.process.pid) < memory + (8 << 20) + kept_when_freed()
+    finally:
+        for companion in companions:
+            os.kill(companion, signal.SIGCONT)
+    wait_for("figures of all again", lambda: asked() >= {container, *still})
 
 
 def test_rate_of_cpu_use(daemon, pods):
