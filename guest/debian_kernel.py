@@ -16,7 +16,8 @@ import struct
 import subprocess
 import tempfile
 
-KERNEL_PACKAGE = "linux-image-cloud-amd64"
+KERNEL_PACKAGE = "linux-image-cloud-{}"
+HOST = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, "")
 
 
 class Missing(Exception):
@@ -39,33 +40,60 @@ def run(*command, **options):
     return done.stdout
 
 
-def _update_lists():
-    """apt's package lists, where they are missing."""
-    return os.getuid() == 0 and subprocess.run(["apt-get", "-q", "update"], stdout=subprocess.DEVNULL,
-                                               stderr=subprocess.DEVNULL, timeout=120).returncode == 0
+class Apt:
+    """apt for packages of an architecture: this machine's own, or one with lists and a state of its own in the cache, as if on a
+    machine of the other architecture that has nothing."""
+
+    def __init__(self, cache, architecture):
+        self.own = architecture == HOST
+        self.options = ["-q", "-o", "APT::Sandbox::User=root"]
+        if not self.own:
+            folder = f"{cache}/apt-{architecture}"
+            for name in ("lists/partial", "archives/partial"):
+                os.makedirs(f"{folder}/{name}", exist_ok=True)
+            with open(f"{folder}/status", "a"):
+                pass
+            for name, value in (("APT::Architecture", architecture), ("APT::Architectures", architecture), ("Dir::State", folder),
+                                ("Dir::State::status", f"{folder}/status"), ("Dir::Cache", folder)):
+                self.options += ["-o", f"{name}={value}"]
+
+    def show(self, package):
+        """What is known of it, or nothing."""
+        return subprocess.run(["apt-cache", *self.options, "show", "--no-all-versions", package], stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, text=True).stdout
+
+    def update(self):
+        """The package lists, where they are missing."""
+        return (not self.own or os.getuid() == 0) and subprocess.run(
+            ["apt-get", *self.options, "update"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=120).returncode == 0
+
+    def download(self, package, folder):
+        run("apt-get", *self.options, "download", package, cwd=folder, timeout=120)
 
 
 class Kernel:
-    """A kernel of Debian's, unpacked: `image` (bzImage), `modules` (…/lib/modules/VERSION), `version`."""
+    """A kernel of Debian's, unpacked: `image` (bzImage; arm64: Image), `modules` (…/lib/modules/VERSION), `version`."""
 
-    def __init__(self, tree):
+    def __init__(self, tree, architecture=HOST):
         self.tree = tree
+        self.architecture = architecture
         self.image = glob.glob(f"{tree}/boot/vmlinuz-*")[0]
         self.version = self.image.partition("vmlinuz-")[2]
         self.modules = f"{tree}/lib/modules/{self.version}"
 
     @staticmethod
-    def get(cache):
+    def get(cache, architecture=HOST):
         """From the cache, or downloaded with apt-get: the newest that the package lists know."""
         with locked(cache):
-            package = Kernel._package() or (_update_lists() and Kernel._package())
-            trees = sorted(glob.glob(f"{cache}/kernel-*"), key=os.path.getmtime)
+            apt = Apt(cache, architecture)
+            package = Kernel._package(apt, architecture) or (apt.update() and Kernel._package(apt, architecture))
+            trees = sorted(glob.glob(f"{cache}/kernel-*-cloud-{architecture}"), key=os.path.getmtime)
             tree = f"{cache}/kernel-{package}" if package else trees[-1] if trees else None
             if tree is None:
-                raise Missing(f"apt knows no {KERNEL_PACKAGE}, and no kernel is in {cache}")
+                raise Missing(f"apt knows no {KERNEL_PACKAGE.format(architecture)}, and no kernel is in {cache}")
             if not os.path.isdir(tree):
                 try:
-                    Kernel._download(cache, package, tree)
+                    Kernel._download(apt, cache, package, tree)
                 except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
                     if not trees:
                         raise Missing(f"no kernel: {error}") from error
@@ -73,25 +101,25 @@ class Kernel:
             for old in trees:
                 if old != tree:
                     shutil.rmtree(old)
-            return Kernel(tree)
+            return Kernel(tree, architecture)
 
     @staticmethod
-    def _package():
-        lines = subprocess.run(["apt-cache", "show", "--no-all-versions", KERNEL_PACKAGE], stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL, text=True).stdout
-        found = re.search(r"^Depends: (linux-image-[\w.-]+-cloud-amd64)", lines, re.M)
+    def _package(apt, architecture):
+        found = re.search(rf"^Depends: (linux-image-[\w.-]+-cloud-{architecture})", apt.show(KERNEL_PACKAGE.format(architecture)), re.M)
         return found and found.group(1)
 
     @staticmethod
-    def _download(cache, package, tree):
+    def _download(apt, cache, package, tree):
         with tempfile.TemporaryDirectory(prefix="new-", dir=cache) as folder:
-            run("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", package, cwd=folder, timeout=120)
+            apt.download(package, folder)
             run("dpkg-deb", "-x", glob.glob(f"{folder}/*.deb")[0], f"{folder}/tree", timeout=60)
             os.rename(f"{folder}/tree", tree)
 
     def package_version(self):
         """Of the Debian source package, as the kernel's banner has it: "… Debian 6.1.192-2 (2026-11-16)"."""
-        found = re.search(rb"Linux version \S+ .{0,400}? Debian (\d[\w.+~-]+) \(", self.vmlinux() or b"")
+        with open(self.image, "rb") as f:
+            text = f.read() if self.architecture == "arm64" else self.vmlinux() or b""
+        found = re.search(rb"Linux version \S+ .{0,400}? Debian (\d[\w.+~-]+) \(", text)
         if not found:
             raise RuntimeError(f"{self.image}: its banner names no version of Debian's")
         return found.group(1).decode()
@@ -118,7 +146,9 @@ class Kernel:
 
     def vmlinux(self):
         """The kernel's ELF file from within the bzImage: a VMM that knows PVH (Documentation/x86/boot.rst, "PVH") starts it
-        without the decompressor's turn. None where it is compressed otherwise than by LZ4."""
+        without the decompressor's turn. None where it is compressed otherwise than by LZ4, and on arm64, where the image is as good."""
+        if self.architecture == "arm64":
+            return None
         with open(self.image, "rb") as f:
             image = f.read()
         # setup_sects; payload_offset and payload_length (Documentation/x86/boot.rst)
