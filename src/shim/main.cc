@@ -4,6 +4,9 @@
 //
 //   containerd-shim-caisson-v2 serve --id POD --listen-fd N [--log-fd N] [--seccomp-cache DIR] [--sandbox native|vm]
 //     serves the pod on an already listening unix socket until it is shut down, or gets SIGTERM; started by caissond.
+//   containerd-shim-caisson-v2 -namespace NS -id ID [-address …] [-bundle DIR] start | delete
+//     as containerd and CRI-O call their shims (shim_command.h); `start` leaves a companion behind that serves their pod or container:
+//     `serve` with --namespace NS --socket PATH [--events PATH] [--log-level LEVEL].
 //   containerd-shim-caisson-v2 cleanup --id POD --bundle DIR
 //     after the companion's sudden death: ends and removes what it left.
 //   containerd-shim-caisson-v2 probe --folder DIR
@@ -18,6 +21,7 @@
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -27,6 +31,7 @@
 #include <cstring>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 
 #include "base/id.h"
@@ -35,7 +40,9 @@
 #include "files/serve.h"
 #include "oci/user_namespace.h"
 #include "shim/cgroup_record.h"
+#include "shim/event_publisher.h"
 #include "shim/native_pod.h"
+#include "shim/shim_actions.h"
 #include "shim/template_keeper.h"
 #include "shim/vm_pod.h"
 #include "sys/event_loop.h"
@@ -50,12 +57,17 @@ namespace {
 
 constexpr char kUsage[] =
     "usage: containerd-shim-caisson-v2 serve --id POD --listen-fd N [--log-fd N] [--seccomp-cache DIR] [--sandbox native|vm|template] [--folder DIR]\n"
+    "       containerd-shim-caisson-v2 -namespace NS -id ID [-address PATH] [-bundle DIR] [-debug] start|delete\n"
+    "       containerd-shim-caisson-v2 -v | -info\n"
     "       containerd-shim-caisson-v2 cleanup --id POD --bundle DIR\n"
     "       containerd-shim-caisson-v2 probe --folder DIR | --accelerator kvm\n"
     "       containerd-shim-caisson-v2 criu-check [--criu PROGRAM]\n"
-    "The companion of one pod of Caisson; caissond starts it.\n";
+    "The companion of one pod of Caisson; caissond, containerd or CRI-O starts it.\n";
 // From the death of a pod's machine to that of its companion: its last answers are on their way.
 constexpr int64_t kEndMillis = 200;
+// What containerd has not taken when its last container is gone is lost after that.
+constexpr int64_t kLastEventsMillis = 2'000;
+constexpr char kSeccompFolder[] = "/run/caisson/seccomp";  // compiled filters of all companions that caissond has not started
 
 using Flags = std::map<std::string, std::string>;
 
@@ -138,6 +150,38 @@ Result<> ServeNative(const std::string& id, const std::string& seccomp_cache, Un
   return ServePod(&pod, server.get(), std::move(listener), loop, shutdown);
 }
 
+// What a companion of containerd's does beside serving: its events, what `delete` has to find in a bundle.
+task::TasksOptions ForContainerd(const Flags& flags, EventPublisher* publisher) {
+  task::TasksOptions options;
+  options.seccomp_cache_dir = kSeccompFolder;
+  options.containerd_namespace = flags.at("namespace");
+  options.on_cgroup = &RecordCgroup;
+  options.on_created = [](const task::Task& task) { return WriteBundleFile(task.bundle, kInitPidFile, fmt::format("{}", task.init.oci.pid)); };
+  if (publisher != nullptr) options.on_event = [publisher](const task::Event& event) { publisher->Publish(event); };
+  return options;
+}
+
+Result<> ServeContainerd(Flags flags, UniqueFd listener, sys::EventLoop* loop) {
+  log::Level level = log::Level::kInfo;
+  if (log::ParseLevel(flags["log-level"], &level)) log::SetLevel(level);
+  if (chdir("/") != 0) return ErrnoError("chdir to '/'");
+  (void)mkdir("/run/caisson", 0700);
+  auto tasks = TRY(task::Tasks::Create(loop));
+  std::optional<EventPublisher> publisher;
+  if (!flags["events"].empty()) publisher.emplace(loop, flags["events"], flags["namespace"]);
+  tasks->set_options(ForContainerd(flags, publisher ? &*publisher : nullptr));
+  auto shutdown = [loop, stop = StopSoon(loop), &publisher, socket = flags["socket"]] {
+    // Whoever asks for the same pod from now on gets another companion.
+    unlink(socket.c_str());
+    publisher ? publisher->Flush(kLastEventsMillis, stop) : stop();
+  };
+  NativePod pod(flags["id"], kSeccompFolder, tasks.get());
+  auto server = ttrpc::Server::Create(loop);
+  task::RegisterTaskService(server.get(), tasks.get(), shutdown);
+  task::RegisterPodService(server.get(), tasks.get());
+  return ServePod(&pod, server.get(), std::move(listener), loop, shutdown);
+}
+
 Result<> ServeVm(const std::string& id, UniqueFd listener, sys::EventLoop* loop) {
   auto shutdown = StopSoon(loop);
   // Without its machine a pod is nothing: those who wait are told, then this process ends as well.
@@ -168,6 +212,7 @@ Result<> Serve(Flags flags) {
   SaveMemory();
   prctl(PR_SET_NAME, "caisson-shim", 0, 0, 0);
   auto loop = TRY(sys::EventLoop::Create());
+  if (!flags["namespace"].empty()) return ServeContainerd(std::move(flags), std::move(listener), loop.get());
   const std::string& sandbox = flags["sandbox"];
   if (sandbox == "vm") return ServeVm(flags["id"], std::move(listener), loop.get());
   if (sandbox == "template") return ServeTemplate(flags["id"], flags["folder"], std::move(listener), loop.get());
@@ -182,13 +227,23 @@ Result<> ProbeKvm(const std::string& name) {
   return MakeError(Code::kUnavailable, "KVM is not usable: {}", probe.reason);
 }
 
+Result<> RunShimCommand(const ShimCommand& command) {
+  if (command.version) {
+    std::fputs("containerd-shim-caisson-v2:\n  Version:  " CAISSON_VERSION "\n", stdout);
+    return {};
+  }
+  if (command.info) return PrintInfo(command);
+  return command.action == "start" ? StartShim(command) : DeleteShim(command);
+}
+
 Result<> Run(int argc, char** argv) {
+  if (IsShimCommand(argc, argv)) return RunShimCommand(TRY(ParseShimCommand(argc, argv)));
   std::string_view verb = argc > 1 ? argv[1] : "--help";
   if (verb == "--help" || verb == "-h" || verb == "help") {
     std::fputs(kUsage, stdout);
     return {};
   }
-  if (verb == "serve") return Serve(TRY(ParseFlags(argc, argv, {"id", "listen-fd", "log-fd", "seccomp-cache", "sandbox", "folder"})));
+  if (verb == "serve") return Serve(TRY(ParseFlags(argc, argv, {"id", "listen-fd", "log-fd", "seccomp-cache", "sandbox", "folder", "namespace", "socket", "events", "log-level"})));
   if (verb == "serve-files") std::exit(files::Serve());
   if (verb == "cleanup") {
     auto flags = TRY(ParseFlags(argc, argv, {"id", "bundle"}));

@@ -94,12 +94,12 @@ Result<> NativePod::Make(const std::string& bundle, const std::string& netns_pat
                                   bundle_ + "/shm"));
   }
   share_pid_ = options.share_pid();
-  task::TasksOptions tasks;
+  task::TasksOptions tasks = tasks_->options();
   tasks.seccomp_cache_dir = seccomp_cache_dir_;
   tasks.systemd_cgroup = options.systemd_cgroup();
   tasks.pod_cgroup = options.cgroup_parent();
   tasks.shm_fd = shm_.fd();
-  tasks.on_cgroup = [this](const std::string& path, bool systemd) { return RecordCgroup(bundle_, path, systemd); };
+  if (!tasks.on_cgroup) tasks.on_cgroup = [this](const std::string&, const std::string& path, bool systemd) { return RecordCgroup(bundle_, path, systemd); };
   tasks_->set_options(std::move(tasks));
   created_at_nanos_ = NowNanos();
   state_ = State::kCreated;

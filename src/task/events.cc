@@ -25,11 +25,18 @@ void SetTime(int64_t nanos, wkt::Timestamp* time) {
 
 }  // namespace
 
-Event CreatedEvent(const Task& task) {
+Event CreatedEvent(const Task& task, const std::vector<oci::RootfsMount>& rootfs) {
   ev::TaskCreate event;
   event.set_container_id(task.id);
   event.set_bundle(task.bundle);
   event.set_pid(static_cast<uint32_t>(task.init.oci.pid));
+  event.set_checkpoint(task.checkpoint);
+  for (const auto& mount : rootfs) {
+    auto* added = event.add_rootfs();
+    added->set_type(mount.type);
+    added->set_source(mount.source);
+    for (const std::string& option : mount.options) added->add_options(option);
+  }
   event.mutable_io()->set_stdin(task.init.stdio.in_path);
   event.mutable_io()->set_stdout(task.init.stdio.out_path);
   event.mutable_io()->set_stderr(task.init.stdio.err_path);
@@ -85,6 +92,13 @@ Event ResumedEvent(const Task& task) {
   ev::TaskResumed event;
   event.set_container_id(task.id);
   return Make("/tasks/resumed", event);
+}
+
+Event CheckpointedEvent(const Task& task, const std::string& path) {
+  ev::TaskCheckpointed event;
+  event.set_container_id(task.id);
+  event.set_checkpoint(path);
+  return Make("/tasks/checkpointed", event);
 }
 
 Event DeletedEvent(const Task& task, const Process& process) {

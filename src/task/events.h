@@ -7,6 +7,9 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
+
+#include "oci/container.h"
 
 namespace caisson::task {
 
@@ -20,7 +23,7 @@ struct Event {
 };
 using EventSink = std::function<void(Event)>;
 
-Event CreatedEvent(const Task& task);
+Event CreatedEvent(const Task& task, const std::vector<oci::RootfsMount>& rootfs);
 Event StartedEvent(const Task& task);
 Event ExecAddedEvent(const Task& task, const Process& process);
 Event ExecStartedEvent(const Task& task, const Process& process);
@@ -28,6 +31,7 @@ Event ExitedEvent(const Task& task, const Process& process);
 Event OomEvent(const Task& task);
 Event PausedEvent(const Task& task);
 Event ResumedEvent(const Task& task);
+Event CheckpointedEvent(const Task& task, const std::string& path);
 Event DeletedEvent(const Task& task, const Process& process);
 
 }  // namespace caisson::task

@@ -18,7 +18,7 @@ bool IsKept(const std::string& path) { return path == kBufferPath; }
 Result<> CheckScheme(const std::string& path) {
   size_t colon = path.find("://");
   if (colon == std::string::npos || IsFile(path)) return {};
-  return MakeError(Code::kUnimplemented, "stdio '{}': only FIFOs and file:// are supported", path.substr(0, 256));
+  return MakeError(Code::kUnimplemented, "stdio '{}': only FIFOs and, for output, file:// and binary:// are supported", path.substr(0, 256));
 }
 
 // "file:///path": the output is appended to it (containerd's shim documentation, "Logging").
@@ -39,6 +39,12 @@ Result<UniqueFd> OpenFile(const std::string& uri) {
 Result<UniqueFd> OpenClientOutput(const std::string& path) {
   TRY(CheckScheme(path));
   return IsFile(path) ? OpenFile(path) : OpenFifo(path, O_RDWR);
+}
+
+// The writing end of a log program's pipe.
+Result<UniqueFd> TakeProgramEnd(const std::string& path, UniqueFd* end) {
+  if (end == nullptr || !*end) return MakeError(Code::kInternal, "the log program of stdio '{}' is not running", path.substr(0, 256));
+  return std::move(*end);
 }
 
 UniqueFd Duplicate(int fd) { return UniqueFd(fcntl(fd, F_DUPFD_CLOEXEC, 3)); }
@@ -64,6 +70,12 @@ Result<> TakeInput(sys::EventLoop* loop, Scratch* scratch, UniqueFd to, Process*
   return {};
 }
 
+// So that a process of that user can open it anew by /proc/self/fd.
+Result<> Give(int pipe, uint32_t uid, uint32_t gid) {
+  if ((uid == 0 && gid == 0) || fchown(pipe, uid, gid) == 0) return {};
+  return ErrnoError("give a pipe for stdio to {}:{}", uid, gid);
+}
+
 struct OutputPlan {
   const std::string& path;
   Output::Sink& sink;
@@ -71,22 +83,26 @@ struct OutputPlan {
   std::unique_ptr<KeptOutput>* kept;
   std::unique_ptr<Output>* output;
   std::unique_ptr<Pump>* pump;
+  UniqueFd* program_end;  // null: there is no log program
+  uint32_t uid, gid;
 };
 
 OutputPlan OutPlan(Process* process) {
   StdioRequest& request = process->stdio;
-  return {request.out_path, request.out_sink, request.on_out_end, &process->kept_out, &process->out, &process->out_pump};
+  return {request.out_path, request.out_sink, request.on_out_end, &process->kept_out, &process->out, &process->out_pump,
+          request.log_program ? &request.log_program->out : nullptr, request.io_uid, request.io_gid};
 }
 
 OutputPlan ErrPlan(Process* process) {
   StdioRequest& request = process->stdio;
-  return {request.err_path, request.err_sink, request.on_err_end, &process->kept_err, &process->err, &process->err_pump};
+  return {request.err_path, request.err_sink, request.on_err_end, &process->kept_err, &process->err, &process->err_pump,
+          request.log_program ? &request.log_program->err : nullptr, request.io_uid, request.io_gid};
 }
 
 // `from`, a pipe's reading end or a terminal, is read for whom the plan says.
 Result<> GiveOutput(sys::EventLoop* loop, Scratch* scratch, const OutputPlan& plan, UniqueFd from) {
   if (!plan.path.empty() && !IsKept(plan.path)) {
-    UniqueFd client = TRY(OpenClientOutput(plan.path));
+    UniqueFd client = LogProgram::IsUri(plan.path) ? TRY(TakeProgramEnd(plan.path, plan.program_end)) : TRY(OpenClientOutput(plan.path));
     *plan.pump = std::make_unique<Pump>(loop, scratch, std::move(from), std::move(client), std::move(plan.on_end));
     return {};
   }
@@ -107,8 +123,13 @@ Result<> PrepareOutput(sys::EventLoop* loop, Scratch* scratch, const OutputPlan&
     *child_end = TRY(OpenFile(plan.path));
     return {};
   }
+  if (LogProgram::IsUri(plan.path)) {
+    *child_end = TRY(TakeProgramEnd(plan.path, plan.program_end));
+    return Give(child_end->get(), plan.uid, plan.gid);
+  }
   if (plan.path.empty() && !plan.sink) return {};
   sys::PipeEnds pipe = TRY(sys::OpenPipe("a pipe for stdio"));
+  TRY(Give(pipe.writer.get(), plan.uid, plan.gid));
   TRY(GiveOutput(loop, scratch, plan, std::move(pipe.reader)));
   *child_end = std::move(pipe.writer);
   return {};
@@ -142,6 +163,7 @@ void Process::End(uint32_t status, int64_t at_nanos) {
   stdin_writer.Reset();
   stdin_keeper.Reset();
   in_pump.reset();
+  stdio.log_program.reset();
   for (auto& waiter : std::exchange(waiters, {})) waiter(*this);
 }
 
@@ -160,6 +182,7 @@ Result<> PrepareStdio(sys::EventLoop* loop, Scratch* scratch, oci::Stdio* stdio,
   if (request.terminal) return {};
   if (!request.in_path.empty() || request.keep_stdin) {
     sys::PipeEnds pipe = TRY(sys::OpenPipe("a pipe for stdio"));
+    TRY(Give(pipe.reader.get(), request.io_uid, request.io_gid));
     stdio->in = std::move(pipe.reader);
     TRY(TakeInput(loop, scratch, std::move(pipe.writer), process));
   }

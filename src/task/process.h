@@ -13,6 +13,7 @@
 #include "base/unique_fd.h"
 #include "oci/container.h"
 #include "task/kept_output.h"
+#include "task/log_program.h"
 #include "task/output.h"
 #include "task/pump.h"
 #include "task/queued_input.h"
@@ -26,9 +27,12 @@ inline constexpr char kBufferPath[] = "buffer:";
 struct StdioRequest {
   bool terminal = false;
   bool keep_stdin = false;                  // a pipe that CloseStdin closes; else /dev/null
-  std::string in_path, out_path, err_path;  // FIFOs, or for output file:// paths, of the client (Task API), or kBufferPath
+  // FIFOs, or for output file:// or binary:// URIs, of the client (Task API), or kBufferPath.
+  std::string in_path, out_path, err_path;
   Output::Sink out_sink, err_sink;          // where there is no path; a terminal's output goes to out_sink
   std::function<void()> on_out_end, on_err_end;
+  std::shared_ptr<LogProgram> log_program;  // where a path is binary://
+  uint32_t io_uid = 0, io_gid = 0;          // whom our pipes belong to
 };
 
 struct Process {

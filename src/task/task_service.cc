@@ -38,8 +38,22 @@ class Service {
  public:
   Service(Tasks* tasks, std::function<void()> on_shutdown) : tasks_(tasks), on_shutdown_(std::move(on_shutdown)) {}
 
-  Result<v3::CreateTaskResponse> Create(const v3::CreateTaskRequest& request) {
-    CreateRequest create;
+  void Create(const v3::CreateTaskRequest& request, Respond<v3::CreateTaskResponse> respond) {
+    auto create = std::make_shared<CreateRequest>();
+    auto read = ReadCreate(request, create.get());
+    if (!read) return respond(std::move(read.error()));
+    WithLogProgram(create->id, &create->stdio, [tasks = tasks_, create, respond](Result<> ready) {
+      if (!ready) return respond(std::move(ready.error()));
+      auto task = tasks->Create(std::move(*create));
+      if (!task) return respond(std::move(task.error()));
+      v3::CreateTaskResponse response;
+      response.set_pid(static_cast<uint32_t>((*task)->init.oci.pid));
+      respond(std::move(response));
+    });
+  }
+
+  static Result<> ReadCreate(const v3::CreateTaskRequest& request, CreateRequest* out) {
+    CreateRequest& create = *out;
     create.id = request.id();
     create.checkpoint = request.checkpoint();
     create.bundle = request.bundle();
@@ -51,11 +65,23 @@ class Service {
     create.stdio.in_path = request.stdin();
     create.stdio.out_path = request.stdout();
     create.stdio.err_path = request.stderr();
-    TRY(ReadOptions(request.options(), &create));
-    Task* task = TRY(tasks_->Create(std::move(create)));
-    v3::CreateTaskResponse response;
-    response.set_pid(static_cast<uint32_t>(task->init.oci.pid));
-    return response;
+    return ReadOptions(request.options(), &create);
+  }
+
+  // `then` runs at once unless the output goes to a log program, which is started first.
+  void WithLogProgram(const std::string& id, StdioRequest* stdio, std::function<void(Result<>)> then) {
+    bool out = LogProgram::IsUri(stdio->out_path), err = LogProgram::IsUri(stdio->err_path);
+    if (!out && !err) return then({});
+    if (out && err && stdio->out_path != stdio->err_path) {
+      return then(MakeError(Code::kInvalidArgument, "container '{}': its stdout and stderr go to two log programs", id));
+    }
+    // Who is called back keeps `stdio`.
+    LogProgram::Start(tasks_->loop(), out ? stdio->out_path : stdio->err_path, id, tasks_->options().containerd_namespace,
+                      [stdio, then = std::move(then)](Result<std::shared_ptr<LogProgram>> program) {
+                        if (!program) return then(std::move(program.error()));
+                        stdio->log_program = std::move(*program);
+                        then({});
+                      });
   }
 
   void Start(const v3::StartRequest& request, Respond<v3::StartResponse> respond) {
@@ -82,24 +108,36 @@ class Service {
     checkpoint.images_path = request.path();
     auto read = ReadOptions(request.options(), &checkpoint);
     if (!read) return respond(std::move(read.error()));
-    Dump(tasks_, tasks_->loop(), *task, checkpoint, [respond](Result<> dumped) {
+    Dump(tasks_, tasks_->loop(), *task, checkpoint, [tasks = tasks_, id = request.id(), path = checkpoint.images_path, respond](Result<> dumped) {
       if (!dumped) return respond(std::move(dumped.error()));
+      if (auto task = tasks->Find(id)) tasks->Checkpointed(*task, path);
       respond(wkt::Empty());
     });
   }
 
-  Result<wkt::Empty> Exec(const v3::ExecProcessRequest& request) {
-    Task* task = TRY(tasks_->Find(request.id()));
-    if (request.exec_id().empty()) return MakeError(Code::kInvalidArgument, "the exec has no id");
-    oci::ExecOptions options;
-    options.process = TRY(oci::ParseProcess(request.spec().value()));
-    StdioRequest stdio;
-    stdio.terminal = request.terminal();
-    stdio.in_path = request.stdin();
-    stdio.out_path = request.stdout();
-    stdio.err_path = request.stderr();
-    TRY(tasks_->AddExec(task, request.exec_id(), std::move(options), std::move(stdio)));
-    return wkt::Empty();
+  void Exec(const v3::ExecProcessRequest& request, Respond<wkt::Empty> respond) {
+    auto task = tasks_->Find(request.id());
+    if (!task) return respond(std::move(task.error()));
+    if (request.exec_id().empty()) return respond(MakeError(Code::kInvalidArgument, "the exec has no id"));
+    auto process = oci::ParseProcess(request.spec().value());
+    if (!process) return respond(std::move(process.error()));
+    auto stdio = std::make_shared<StdioRequest>();
+    stdio->io_uid = (*task)->init.stdio.io_uid;
+    stdio->io_gid = (*task)->init.stdio.io_gid;
+    stdio->terminal = request.terminal();
+    stdio->in_path = request.stdin();
+    stdio->out_path = request.stdout();
+    stdio->err_path = request.stderr();
+    auto options = std::make_shared<oci::ExecOptions>();
+    options->process = std::move(*process);
+    WithLogProgram(request.id(), stdio.get(), [tasks = tasks_, id = request.id(), exec_id = request.exec_id(), options, stdio, respond](Result<> ready) {
+      auto task = tasks->Find(id);
+      if (ready && !task) ready = std::move(task.error());
+      if (!ready) return respond(std::move(ready.error()));
+      auto added = tasks->AddExec(*task, exec_id, std::move(*options), std::move(*stdio));
+      if (!added) return respond(std::move(added.error()));
+      respond(wkt::Empty());
+    });
   }
 
   Result<v3::DeleteResponse> Delete(const v3::DeleteRequest& request) {
@@ -247,7 +285,22 @@ class Service {
     return {};
   }
 
-  Result<> ReadOptions(const wkt::Any& any, CreateRequest* create) {
+  // What we have no use for changes nothing (root, where runc keeps its state); what would change what the container gets is refused.
+  static Result<> ReadRuncOptions(const containerd::runc::v1::Options& options, CreateRequest* create) {
+    auto refuse = [&](const char* name, const char* why) {
+      return MakeError(Code::kUnimplemented, "container '{}': the runc option '{}' is not supported: {}", create->id, name, why);
+    };
+    if (options.no_pivot_root()) return refuse("no_pivot_root", "the root is always entered by pivot_root");
+    if (options.no_new_keyring()) return refuse("no_new_keyring", "a container always has a session keyring of its own");
+    if (!options.binary_name().empty()) return refuse("binary_name", "this shim starts containers itself");
+    if (!options.task_api_address().empty()) return refuse("task_api_address", "tasks are served by the shim itself");
+    create->systemd_cgroup = options.systemd_cgroup();
+    create->stdio.io_uid = options.io_uid();
+    create->stdio.io_gid = options.io_gid();
+    return {};
+  }
+
+  static Result<> ReadOptions(const wkt::Any& any, CreateRequest* create) {
     if (any.type_url().ends_with(kCreateOptionsType)) {
       pod::v1::CreateOptions options;
       if (!options.ParseFromString(any.value())) return MakeError(Code::kInvalidArgument, "container '{}': its CreateOptions do not parse", create->id);
@@ -261,7 +314,7 @@ class Service {
     } else if (any.type_url().ends_with("containerd.runc.v1.Options")) {
       containerd::runc::v1::Options options;
       if (!options.ParseFromString(any.value())) return MakeError(Code::kInvalidArgument, "container '{}': its runc options do not parse", create->id);
-      create->systemd_cgroup = options.systemd_cgroup();
+      return ReadRuncOptions(options, create);
     }
     return {};  // others are for other shims
   }
@@ -283,8 +336,6 @@ void Add(ttrpc::Server* server, const char* method, std::shared_ptr<Service> ser
 
 void RegisterTaskService(ttrpc::Server* server, Tasks* tasks, std::function<void()> on_shutdown) {
   auto service = std::make_shared<Service>(tasks, std::move(on_shutdown));
-  Add(server, "Create", service, &Service::Create);
-  Add(server, "Exec", service, &Service::Exec);
   Add(server, "Delete", service, &Service::Delete);
   Add(server, "State", service, &Service::State);
   Add(server, "Kill", service, &Service::Kill);
@@ -298,6 +349,12 @@ void RegisterTaskService(ttrpc::Server* server, Tasks* tasks, std::function<void
   Add(server, "Connect", service, &Service::Connect);
   Add(server, "Shutdown", service, &Service::Shutdown);
   for (const char* name : {"containerd.task.v2.Task", "containerd.task.v3.Task"}) {
+    server->HandleTyped<v3::CreateTaskRequest, v3::CreateTaskResponse>(name, "Create", [service](const v3::CreateTaskRequest& request, Respond<v3::CreateTaskResponse> respond) {
+      service->Create(request, std::move(respond));
+    });
+    server->HandleTyped<v3::ExecProcessRequest, wkt::Empty>(name, "Exec", [service](const v3::ExecProcessRequest& request, Respond<wkt::Empty> respond) {
+      service->Exec(request, std::move(respond));
+    });
     server->HandleTyped<v3::WaitRequest, v3::WaitResponse>(name, "Wait", [service](const v3::WaitRequest& request, Respond<v3::WaitResponse> respond) {
       service->Wait(request, std::move(respond));
     });

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The Task service of containerd's shim protocol, versions 2 and 3 (the same messages under two names), over Tasks.
-// What is not supported answers kUnimplemented with a sentence: checkpointing, binary:// stdio.
+// What is not supported answers kUnimplemented with a sentence: runc options that would change what the container gets.
 #pragma once
 
 #include <functional>

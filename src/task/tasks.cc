@@ -167,14 +167,14 @@ Result<Task*> Tasks::Create(CreateRequest request) {
   task->id = request.id;
   task->bundle = request.bundle;
   oci::CreateOptions options = TRY(ReadBundle(request));
-  options.rootfs = std::move(request.rootfs);
+  options.rootfs = request.rootfs;
   options.systemd_cgroup = request.systemd_cgroup;
   options.seccomp_cache_dir = options_.seccomp_cache_dir;
   options.shm_fd = options_.shm_fd;
   task->init.stdio = std::move(request.stdio);
   TRY(OpenLog(request, task.get()));
   TRY(PrepareStdio(loop_, &scratch_, &options.stdio, &task->init));
-  if (options_.on_cgroup) TRY(options_.on_cgroup(options.spec.cgroups_path, options.systemd_cgroup));
+  if (options_.on_cgroup) TRY(options_.on_cgroup(request.bundle, options.spec.cgroups_path, options.systemd_cgroup));
   TRY(PrepareRestorer(request, &options.restorer, task.get()));
   task->container = TRY(oci::Container::Create(std::move(options)));
   task->init.oci.pid = task->container->init().pid;  // its pidfd is the container's
@@ -182,12 +182,14 @@ Result<Task*> Tasks::Create(CreateRequest request) {
   Task* made = task.get();
   tasks_[request.id] = std::move(task);
   made->created_at_nanos = NowNanos();
-  if (auto attached = AttachTerminal(loop_, &scratch_, &made->init); !attached) {
+  auto attached = AttachTerminal(loop_, &scratch_, &made->init);
+  if (attached && options_.on_created) attached = options_.on_created(*made);
+  if (!attached) {
     (void)Delete(made);
     return std::move(attached.error());
   }
   WatchOom(made);
-  Publish(&CreatedEvent, *made);
+  Publish(&CreatedEvent, *made, request.rootfs);
   return made;
 }
 

@@ -48,8 +48,11 @@ struct TasksOptions {
   bool systemd_cgroup = false;
   std::string pod_cgroup;  // what the containers' groups are in: a path below each hierarchy; empty: nothing of the pod's
   int shm_fd = -1;
-  // Called with the spec's cgroupsPath before a container is made, so that someone can clean up if we are killed.
-  std::function<Result<>(const std::string& cgroups_path, bool systemd)> on_cgroup;
+  // Called with the container's bundle and the spec's cgroupsPath before it is made, so that someone can clean up if we are killed.
+  std::function<Result<>(const std::string& bundle, const std::string& cgroups_path, bool systemd)> on_cgroup;
+  // Called when it is made, before anyone hears of it.
+  std::function<Result<>(const Task&)> on_created;
+  std::string containerd_namespace;  // of containerd's, for log programs
   EventSink on_event;
   // The file system that holds what a container has written, statfs(2), where it has one of its own; empty: none has.
   std::function<std::string(const std::string& id)> writable_layer;
@@ -103,6 +106,8 @@ class Tasks {
   void KillTree(Task* task, const Process& process);
   Result<> Pause(Task* task);
   Result<> Resume(Task* task);
+  // Its checkpoint is in `path` now.
+  void Checkpointed(Task* task, const std::string& path) { Publish(&CheckpointedEvent, *task, path); }
   // Removes a container that has ended or was never started; kFailedPrecondition while it runs.
   Result<> Delete(Task* task);
   // SIGKILL to everything, without asking anyone; then all is removed but for what is known of its end.
