@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the CRI's own conformance suite (critest) against a caissond of its own.
 
-  run.py [--handler H] [--focus REGEX] [--skip REGEX] [--parallel N [N...]]    one run for each N, of N specs at a time
+  run.py [--handler H | --containerd TYPE] [--focus REGEX] [--skip REGEX] [--parallel N [N...]]    one run for each N, of N specs at a time
+
+With --containerd the suite is run against a containerd, whose default runtime is TYPE: io.containerd.caisson.v2, io.containerd.runc.v2.
 
 Exit status: 0 all that ran passed; 1 something failed; 77 Go or its modules are not to be had here (said on stderr).
 """
@@ -18,6 +20,7 @@ sys.path[:0] = [os.path.dirname(HERE), HERE]
 
 import images  # noqa: E402
 import tools  # noqa: E402
+from harness.containerd import Containerd  # noqa: E402
 from harness.daemon import Daemon, remove_tree  # noqa: E402
 from harness.handler import BUILD, VM_CONFIG, missing_for_vms  # noqa: E402
 from harness.leaks import Leaks  # noqa: E402
@@ -42,6 +45,7 @@ EXCLUDED_IN_VMS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--handler", default="")
+    parser.add_argument("--containerd", metavar="TYPE")
     parser.add_argument("--focus", default="")
     parser.add_argument("--skip", default="")
     parser.add_argument("--parallel", type=int, nargs="+", default=[1])
@@ -64,7 +68,11 @@ def main():
     try:
         critest = with_digest(critest, images.push_all(registry, folder), folder)
         images.write_mirrors(registry, f"{folder}/certs.d")
-        daemon = Daemon(folder, config=f'[images]\ncerts_dir = "{folder}/certs.d"\n' + (VM_CONFIG if vms else ""))
+        if args.containerd:
+            daemon = Containerd(folder, cri=True, runtimes={"caisson": args.containerd},
+                                config=f'[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "{folder}/certs.d"\n')
+        else:
+            daemon = Daemon(folder, config=f'[images]\ncerts_dir = "{folder}/certs.d"\n' + (VM_CONFIG if vms else ""))
         options = ["--runtime-endpoint", f"unix://{daemon.socket}", "--runtime-handler", args.handler,
                    "--ginkgo.no-color", "--ginkgo.timeout", "40m"]
         if args.focus:

@@ -167,6 +167,8 @@ def test_metrics_and_limits(containerd, name):
     memory = metrics["memory"]
     assert memory.get("usage_limit") == 67108864 or memory["usage"]["limit"] == 67108864
     assert metrics["pids"]["current"] >= 1 and metrics["cpu"]
+    containerd.ctr("task", "exec", "--exec-id", "touch", name, "sh", "-c", "dd if=/dev/zero of=/tmp/f bs=1M count=4")
+    assert json.loads(containerd.ctr("task", "metrics", "--format", "json", name).stdout)["memory"].get("cache", 1) > 0
 
 
 def test_oom_is_told(containerd, name, events):
@@ -237,6 +239,11 @@ def test_checkpoint_of_a_paused_container_is_refused(containerd, name):
     done = containerd.ctr("task", "checkpoint", "--image-path", f"{containerd.folder}/images", name, check=False)
     assert done.returncode != 0 and "it is paused" in done.stderr
     assert containerd.tasks()[name] == "RUNNING"
+
+
+def test_virtual_machines_are_refused(containerd, name):
+    done = containerd.ctr("run", "--runtime", "io.containerd.caisson-vm.v2", containerd.image, name, "true", check=False)
+    assert done.returncode != 0 and "virtual machines are run by caissond alone" in done.stderr
 
 
 def test_version_and_flags():

@@ -21,7 +21,7 @@ FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HIDDEN = ("--fault", "--list-faults")  # for tests only: not in --help
 PROGRAMS = ("caisson", "caissond")
 # What the examples ask of the machine beyond what they name themselves.
-KNOWN = {"cmake", "ninja", "ctest", "make", "systemctl", "crictl", "source", "cd", "export", "apt-get", "dpkg", "python3", "journalctl"}
+KNOWN = {"cmake", "ctr", "ninja", "ctest", "make", "systemctl", "crictl", "source", "cd", "export", "apt-get", "dpkg", "python3", "journalctl"}
 
 
 def read(page):
