@@ -371,7 +371,7 @@ TEST_F(Containers, FifosOfAClient) {
   EXPECT_EQ(Wait("c1").exit_status(), 0u);
   EXPECT_EQ(sys::ReadFile(folder_ + "/err", 4096).value(), "done\n");
   request.set_id("c2");
-  request.set_stdout("binary:///bin/logger");
+  request.set_stdout("https://example.org/");
   EXPECT_EQ((Call<v3::CreateTaskResponse>(kTask, "Create", request).error().code), Code::kUnimplemented);
 }
 

@@ -177,7 +177,10 @@ Result<> ServeContainerd(Flags flags, UniqueFd listener, sys::EventLoop* loop) {
   };
   NativePod pod(flags["id"], kSeccompFolder, tasks.get());
   auto server = ttrpc::Server::Create(loop);
-  task::RegisterTaskService(server.get(), tasks.get(), shutdown);
+  // A sandbox ends by its own service: it may well be without containers for a while.
+  task::RegisterTaskService(server.get(), tasks.get(), [&pod, shutdown] {
+    if (!pod.active()) shutdown();
+  });
   task::RegisterPodService(server.get(), tasks.get());
   return ServePod(&pod, server.get(), std::move(listener), loop, shutdown);
 }

@@ -2,6 +2,7 @@
 #include "shim/sandbox_pod.h"
 
 #include "base/clock.h"
+#include "caisson/pod/v1/pod_config.pb.h"
 #include "containerd/sandbox.pb.h"
 
 namespace caisson::shim {
@@ -49,13 +50,32 @@ void SandboxPod::SetStopped() {
   for (auto& waiter : std::exchange(waiters_, {})) waiter();
 }
 
+Result<pod::v1::SandboxOptions> ReadSandboxOptions(const wkt::Any& any) {
+  pod::v1::SandboxOptions options;
+  if (any.type_url().ends_with(kSandboxOptionsType) && options.ParseFromString(any.value())) return options;
+  pod::v1::PodConfig config;
+  if (!any.type_url().ends_with(kPodConfigType) || !config.ParseFromString(any.value())) {
+    return MakeError(Code::kInvalidArgument, "its options are neither {} nor {}", kSandboxOptionsType, kPodConfigType);
+  }
+  const auto& spaces = config.linux().security_context().namespace_options();
+  if (spaces.has_userns_options() && spaces.userns_options().mode() == pod::v1::POD) {
+    return MakeError(Code::kUnimplemented, "a user namespace of a pod's own is made for caissond alone");
+  }
+  options.set_host_network(spaces.network() == pod::v1::NODE);
+  options.set_host_ipc(spaces.ipc() == pod::v1::NODE);
+  options.set_share_pid(spaces.pid() == pod::v1::POD);
+  // On the host's network its name is the host's, too.
+  if (!options.host_network()) options.set_hostname(config.hostname());
+  options.set_cgroup_parent(config.linux().cgroup_parent());
+  for (const auto& [name, value] : config.linux().sysctls()) (*options.mutable_sysctls())[name] = value;
+  return options;
+}
+
 void RegisterSandboxService(ttrpc::Server* server, SandboxPod* pod, std::function<void()> on_shutdown) {
   Add<v1::CreateSandboxRequest, v1::CreateSandboxResponse>(server, "CreateSandbox", [pod](const auto& request, auto respond) {
-    pod::v1::SandboxOptions options;
-    if (!request.options().type_url().ends_with(kSandboxOptionsType) || !options.ParseFromString(request.options().value())) {
-      return respond(MakeError(Code::kInvalidArgument, "pod sandbox '{}': its options are not {}", pod->id(), kSandboxOptionsType));
-    }
-    pod->Create(request.bundle_path(), request.netns_path(), options, [respond](Result<> created) {
+    auto options = ReadSandboxOptions(request.options());
+    if (!options) return respond(std::move(options.error()).Within(fmt::format("pod sandbox '{}'", pod->id())));
+    pod->Create(request.bundle_path(), request.netns_path(), *options, [respond](Result<> created) {
       if (!created) return respond(std::move(created.error()));
       respond(v1::CreateSandboxResponse());
     });

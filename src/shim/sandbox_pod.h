@@ -16,11 +16,13 @@
 
 #include "base/result.h"
 #include "caisson/pod/v1/pod.pb.h"
+#include "caisson/wkt/wkt.pb.h"
 #include "ttrpc/server.h"
 
 namespace caisson::shim {
 
 inline constexpr char kSandboxOptionsType[] = "caisson.pod.v1.SandboxOptions";
+inline constexpr char kPodConfigType[] = "runtime.v1.PodSandboxConfig";  // the CRI's, of other clients than caissond
 inline constexpr int64_t kStopMillis = 10'000;
 
 class SandboxPod {
@@ -32,6 +34,8 @@ class SandboxPod {
 
   const std::string& id() const { return id_; }
   bool stopped() const { return state_ == State::kStopped; }
+  // Made, and not stopped yet.
+  bool active() const { return state_ == State::kCreated || state_ == State::kReady; }
 
   virtual void Create(const std::string& bundle, const std::string& netns_path, const pod::v1::SandboxOptions& options, Done done) = 0;
   virtual void Start(Done done) = 0;
@@ -60,6 +64,9 @@ class SandboxPod {
   int64_t exited_at_nanos_ = 0;
   std::vector<std::function<void()>> waiters_;
 };
+
+// What CreateSandboxRequest.options asks for. kUnimplemented for what only caissond's own options can say.
+Result<pod::v1::SandboxOptions> ReadSandboxOptions(const wkt::Any& any);
 
 // Before the server listens. The pod outlives the server; `on_shutdown` runs when the answer to Shutdown is on its way.
 void RegisterSandboxService(ttrpc::Server* server, SandboxPod* pod, std::function<void()> on_shutdown);

@@ -229,8 +229,11 @@ Result<> StartShim(const ShimCommand& command) {
   }
   std::string bundle = TRY(WorkingFolder());
   StartInput input = TRY(ParseStartInput(TRY(ReadInput()), command));
-  std::string config = TRY(sys::ReadFile(bundle + "/config.json", limits::kJsonBytes));
-  auto group = GroupOf(config, command.id);
+  auto config = sys::ReadFile(bundle + "/config.json", limits::kJsonBytes);
+  // A sandbox that is no container has none.
+  if (!config && config.error().sys_errno == ENOENT) config = std::string("{}");
+  if (!config) return std::move(config.error());
+  auto group = GroupOf(*config, command.id);
   if (!group) return std::move(group.error()).Within(bundle + "/config.json");
   std::string folder = input.socket_dir.empty() ? kSocketFolder : input.socket_dir;
   TRY(MakeFolders(folder));

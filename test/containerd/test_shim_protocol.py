@@ -194,6 +194,45 @@ def test_what_start_refuses(node):
     node.bundle("c", "exit 0", {"io.kubernetes.cri.sandbox-id": "../up"})
     done = node.command("c", "start", check=False)
     assert done.returncode == 1 and not done.stdout and b"sandbox-id" in done.stderr
-    os.unlink(f"{node.folder}/c/config.json")
+    with open(f"{node.folder}/c/config.json", "w") as f:
+        f.write("{")
     done = node.command("c", "start", check=False)
     assert done.returncode == 1 and b"config.json" in done.stderr
+
+
+def test_a_sandbox_without_a_container(node, apis):
+    """As containerd 2.x makes it with `sandboxer = "shim"`: the companion itself holds the pod's namespaces."""
+    os.makedirs(f"{node.folder}/pod")
+    caller = Caller(node.command("pod", "start").decode())
+    sandbox, pod = Api("containerd/sandbox.proto", "containerd.runtime.sandbox.v1"), Api("caisson/pod/v1/pod_config.proto", "caisson.pod.v1")
+    network = f"caisson-{os.path.basename(node.folder)}"
+    subprocess.run(["ip", "netns", "add", network], check=True)
+
+    def ask(method, **fields):
+        return caller.call("containerd.runtime.sandbox.v1.Sandbox", method, getattr(sandbox, f"{method}Request")(**fields),
+                           getattr(sandbox, f"{method}Response"))
+    try:
+        config = pod.PodConfig(hostname="named", linux={"sysctls": {"net.ipv4.ip_forward": "1"}, "security_context": {
+            "namespace_options": {"pid": 1}}})
+        options = {"type_url": "runtime.v1.PodSandboxConfig", "value": config.SerializeToString()}
+        ask("CreateSandbox", sandbox_id="pod", bundle_path=f"{node.folder}/pod", netns_path=f"/run/netns/{network}", options=options)
+        pid = ask("StartSandbox", sandbox_id="pod").pid
+        assert ask("SandboxStatus", sandbox_id="pod").state == "SANDBOX_READY"
+        node.ask(caller, "Shutdown", id="pod")  # no container is left; the sandbox is
+        node.bundle("c", "hostname; cat /proc/sys/net/ipv4/ip_forward")
+        with open(f"{node.folder}/c/config.json") as f:
+            spec = json.load(f)
+        spec["linux"]["namespaces"] = [{"type": "mount"}, {"type": "pid"}, *({"type": kind, "path": f"/proc/{pid}/ns/{file}"}
+                                                                         for kind, file in (("network", "net"), ("ipc", "ipc"), ("uts", "uts")))]
+        with open(f"{node.folder}/c/config.json", "w") as f:
+            json.dump(spec, f)
+        assert node.run(caller, "c", stdout=f"file://{node.folder}/out") == 0
+        with open(f"{node.folder}/out") as f:
+            assert f.read() == "named\n1\n"
+        ask("StopSandbox", sandbox_id="pod", timeout_secs=10)
+        assert ask("SandboxStatus", sandbox_id="pod").state == "SANDBOX_NOTREADY"
+        ask("ShutdownSandbox", sandbox_id="pod")
+        wait_for("the companion ends", lambda: gone(node.companion("pod")))
+    finally:
+        subprocess.run(["ip", "netns", "del", network], check=True)
+        caller.close()
