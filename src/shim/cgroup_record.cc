@@ -27,6 +27,8 @@ Result<> RecordCgroup(const std::string& bundle, const std::string& cgroups_path
   return {};
 }
 
+void ForgetCgroups(const std::string& bundle) { unlink(RecordPath(bundle).c_str()); }
+
 Result<> CleanUp(const std::string& bundle) {
   // Where the kernel could not keep the pod's /dev/shm detached it is mounted here.
   umount2((bundle + "/shm").c_str(), MNT_DETACH);

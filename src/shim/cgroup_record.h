@@ -14,6 +14,9 @@ namespace caisson::shim {
 // Appends a line. `systemd`: the driver that makes it.
 Result<> RecordCgroup(const std::string& bundle, const std::string& cgroups_path, bool systemd);
 
+// None is left.
+void ForgetCgroups(const std::string& bundle);
+
 // `containerd-shim-caisson-v2 cleanup`: kills all that is in the recorded cgroups and removes them, and what else a dead
 // companion of this bundle left. Idempotent; nothing recorded is success. Never asks the companion, which must be dead.
 Result<> CleanUp(const std::string& bundle);

@@ -157,6 +157,12 @@ task::TasksOptions ForContainerd(const Flags& flags, EventPublisher* publisher) 
   options.containerd_namespace = flags.at("namespace");
   options.on_cgroup = &RecordCgroup;
   options.on_created = [](const task::Task& task) { return WriteBundleFile(task.bundle, kInitPidFile, fmt::format("{}", task.init.oci.pid)); };
+  options.on_ended = [](const task::Task& task) {
+    auto written = WriteBundleFile(task.bundle, kExitFile, fmt::format("{} {}", task.init.exit_status, task.init.exited_at_nanos));
+    if (!written) log::Warn("{}", written.error().message);
+  };
+  // Nothing is left for `delete`, which may come late, when another of that name has its place.
+  options.on_deleted = [](const task::Task& task) { ForgetCgroups(task.bundle); };
   if (publisher != nullptr) options.on_event = [publisher](const task::Event& event) { publisher->Publish(event); };
   return options;
 }

@@ -213,6 +213,23 @@ Result<> EndLiving(const std::string& socket, const std::string& id) {
   return loop->Run();
 }
 
+// How the container ended: as its companion has written, or with it.
+void FillExit(const std::string& bundle, v3::DeleteResponse* response) {
+  int64_t nanos = NowNanos();
+  response->set_exit_status(kKilledStatus);
+  if (auto exit = sys::ReadFile(bundle + "/" + kExitFile, 64)) {
+    auto words = Split(*exit, ' ');
+    auto status = ParseUint64(words[0]);
+    auto at = words.size() == 2 ? ParseInt64(words[1]) : Result<int64_t>(MakeError(Code::kInvalidArgument, "no time"));
+    if (status && at) {
+      response->set_exit_status(static_cast<uint32_t>(*status));
+      nanos = *at;
+    }
+  }
+  response->mutable_exited_at()->set_seconds(nanos / kNanosPerSecond);
+  response->mutable_exited_at()->set_nanos(static_cast<int32_t>(nanos % kNanosPerSecond));
+}
+
 }  // namespace
 
 Result<> WriteBundleFile(const std::string& bundle, const char* name, const std::string& text) {
@@ -254,10 +271,7 @@ Result<> DeleteShim(const ShimCommand& command) {
   // The root is mounted where the container alone sees it; clients that mount it themselves may leave it to us.
   while (umount2((bundle + "/rootfs").c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0) {
   }
-  int64_t now = NowNanos();
-  response.set_exit_status(kKilledStatus);
-  response.mutable_exited_at()->set_seconds(now / kNanosPerSecond);
-  response.mutable_exited_at()->set_nanos(static_cast<int32_t>(now % kNanosPerSecond));
+  FillExit(bundle, &response);
   return Print(response.SerializeAsString());
 }
 

@@ -14,6 +14,7 @@ namespace caisson::shim {
 inline constexpr char kAddressFile[] = "address";    // "unix:///…" of the companion
 inline constexpr char kShimPidFile[] = "shim.pid";   // the companion's
 inline constexpr char kInitPidFile[] = "init.pid";   // the container's
+inline constexpr char kExitFile[] = "exit";          // "<status> <nanoseconds since 1970>", when it has ended
 
 // All print their answer on stdout, and nothing else there or on stderr if they succeed.
 Result<> StartShim(const ShimCommand& command);

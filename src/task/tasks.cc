@@ -87,6 +87,7 @@ void Tasks::OnChild() {
     if (process == nullptr) continue;  // an orphan that came to us
     if (process == &task->init) OnInitExit(task);
     process->End(StatusOf(info), now);
+    if (process == &task->init && options_.on_ended) options_.on_ended(*task);
     Publish(&ExitedEvent, *task, *process);
   }
 }
@@ -372,6 +373,7 @@ Result<> Tasks::Delete(Task* task) {
   // Nobody is left who could write.
   if (task->init.out) task->init.out->Drain();
   if (task->init.err) task->init.err->Drain();
+  if (options_.on_deleted) options_.on_deleted(*task);
   Publish(&DeletedEvent, *task, task->init);
   // A waiter may be on the stack.
   auto node = tasks_.extract(task->id);

@@ -52,6 +52,8 @@ struct TasksOptions {
   std::function<Result<>(const std::string& bundle, const std::string& cgroups_path, bool systemd)> on_cgroup;
   // Called when it is made, before anyone hears of it.
   std::function<Result<>(const Task&)> on_created;
+  // Called when its init has ended, and when it has been removed at someone's wish.
+  std::function<void(const Task&)> on_ended, on_deleted;
   std::string containerd_namespace;  // of containerd's, for log programs
   EventSink on_event;
   // The file system that holds what a container has written, statfs(2), where it has one of its own; empty: none has.

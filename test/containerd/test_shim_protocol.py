@@ -162,6 +162,17 @@ def test_delete_after_the_companions_death(node):
     wait_for("the companion ends", lambda: gone(node.companion("c")))
 
 
+def test_exit_status_outlives_the_companion(node):
+    caller = Caller(node.start("c", "exit 6"))
+    assert node.run(caller, "c") == 6
+    ended = node.ask(caller, "State", "StateResponse", id="c").exited_at
+    companion = node.companion("c")
+    os.kill(companion, signal.SIGKILL)
+    wait_for("it is gone", lambda: gone(companion))
+    response = node.task.DeleteResponse.FromString(node.command("c", "delete"))
+    assert (response.exit_status, response.exited_at) == (6, ended)
+
+
 def test_delete_of_what_lives(node):
     address = node.start("c", "exec sleep 1000")
     caller = Caller(address)
