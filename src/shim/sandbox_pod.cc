@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "shim/sandbox_pod.h"
 
+#include <unistd.h>
+
+#include <climits>
+
 #include "base/clock.h"
 #include "caisson/pod/v1/pod_config.pb.h"
 #include "containerd/sandbox.pb.h"
@@ -36,6 +40,12 @@ void Add(ttrpc::Server* server, const char* method, Call call) {
   });
 }
 
+Result<std::string> HostName() {
+  char name[HOST_NAME_MAX + 1] = {};
+  if (gethostname(name, sizeof name - 1) != 0) return ErrnoError("gethostname");
+  return std::string(name);
+}
+
 }  // namespace
 
 Result<> SandboxPod::CheckFresh() const {
@@ -63,9 +73,11 @@ Result<pod::v1::SandboxOptions> ReadSandboxOptions(const wkt::Any& any) {
   }
   options.set_host_network(spaces.network() == pod::v1::NODE);
   options.set_host_ipc(spaces.ipc() == pod::v1::NODE);
-  options.set_share_pid(spaces.pid() == pod::v1::POD);
-  // On the host's network its name is the host's, too.
-  if (!options.host_network()) options.set_hostname(config.hostname());
+  // The client takes all namespaces of a container that says nothing else from the process that StartSandbox names, its PID namespace
+  // too, whatever the pod says of it: that must not be the host's.
+  options.set_share_pid(spaces.pid() != pod::v1::NODE);
+  // On the host's network its name is the host's, too; else the name at least is the pod's own, in a namespace of its own.
+  if (!options.host_network()) options.set_hostname(config.hostname().empty() ? TRY(HostName()) : config.hostname());
   options.set_cgroup_parent(config.linux().cgroup_parent());
   for (const auto& [name, value] : config.linux().sysctls()) (*options.mutable_sysctls())[name] = value;
   return options;

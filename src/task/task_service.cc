@@ -285,7 +285,8 @@ class Service {
     return {};
   }
 
-  // What we have no use for changes nothing (root, where runc keeps its state); what would change what the container gets is refused.
+  // What we have no use for changes nothing (root, where runc keeps its state; task_api_address,
+  // which is ours); what would change what the container gets is refused.
   static Result<> ReadRuncOptions(const containerd::runc::v1::Options& options, CreateRequest* create) {
     auto refuse = [&](const char* name, const char* why) {
       return MakeError(Code::kUnimplemented, "container '{}': the runc option '{}' is not supported: {}", create->id, name, why);
@@ -293,7 +294,6 @@ class Service {
     if (options.no_pivot_root()) return refuse("no_pivot_root", "the root is always entered by pivot_root");
     if (options.no_new_keyring()) return refuse("no_new_keyring", "a container always has a session keyring of its own");
     if (!options.binary_name().empty()) return refuse("binary_name", "this shim starts containers itself");
-    if (!options.task_api_address().empty()) return refuse("task_api_address", "tasks are served by the shim itself");
     create->systemd_cgroup = options.systemd_cgroup();
     create->stdio.io_uid = options.io_uid();
     create->stdio.io_gid = options.io_gid();

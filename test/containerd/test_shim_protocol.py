@@ -186,7 +186,7 @@ def test_delete_of_what_lives(node):
 
 def test_runc_options(node):
     caller = Caller(node.start("c", "stat -L -c %u:%g /proc/self/fd/1"))
-    for option, value in {"binary_name": "/usr/bin/runc", "no_pivot_root": True, "no_new_keyring": True, "task_api_address": "x"}.items():
+    for option, value in {"binary_name": "/usr/bin/runc", "no_pivot_root": True, "no_new_keyring": True}.items():
         with pytest.raises(Error) as refused:
             node.create(caller, "c", options=node.runc_options(**{option: value}))
         assert refused.value.code == UNIMPLEMENTED and option in refused.value.message
@@ -211,7 +211,8 @@ def test_what_start_refuses(node):
     assert done.returncode == 1 and b"config.json" in done.stderr
 
 
-def test_a_sandbox_without_a_container(node, apis):
+@pytest.mark.parametrize("hostname,pid_mode", [("named", 1), ("named", 0), ("", 1)])
+def test_a_sandbox_without_a_container(node, hostname, pid_mode):
     """As containerd 2.x makes it with `sandboxer = "shim"`: the companion itself holds the pod's namespaces."""
     os.makedirs(f"{node.folder}/pod")
     caller = Caller(node.command("pod", "start").decode())
@@ -223,12 +224,14 @@ def test_a_sandbox_without_a_container(node, apis):
         return caller.call("containerd.runtime.sandbox.v1.Sandbox", method, getattr(sandbox, f"{method}Request")(**fields),
                            getattr(sandbox, f"{method}Response"))
     try:
-        config = pod.PodConfig(hostname="named", linux={"sysctls": {"net.ipv4.ip_forward": "1"}, "security_context": {
-            "namespace_options": {"pid": 1}}})
+        config = pod.PodConfig(hostname=hostname, linux={"sysctls": {"net.ipv4.ip_forward": "1"}, "security_context": {
+            "namespace_options": {"pid": pid_mode}}})
         options = {"type_url": "runtime.v1.PodSandboxConfig", "value": config.SerializeToString()}
         ask("CreateSandbox", sandbox_id="pod", bundle_path=f"{node.folder}/pod", netns_path=f"/run/netns/{network}", options=options)
         pid = ask("StartSandbox", sandbox_id="pod").pid
         assert ask("SandboxStatus", sandbox_id="pod").state == "SANDBOX_READY"
+        for kind in ("pid", "net", "ipc", "uts"):  # what containers are put into is never the host's
+            assert os.readlink(f"/proc/{pid}/ns/{kind}") != os.readlink(f"/proc/self/ns/{kind}"), kind
         node.ask(caller, "Shutdown", id="pod")  # no container is left; the sandbox is
         node.bundle("c", "hostname; cat /proc/sys/net/ipv4/ip_forward")
         with open(f"{node.folder}/c/config.json") as f:
@@ -239,7 +242,7 @@ def test_a_sandbox_without_a_container(node, apis):
             json.dump(spec, f)
         assert node.run(caller, "c", stdout=f"file://{node.folder}/out") == 0
         with open(f"{node.folder}/out") as f:
-            assert f.read() == "named\n1\n"
+            assert f.read() == f"{hostname or os.uname().nodename}\n1\n"
         ask("StopSandbox", sandbox_id="pod", timeout_secs=10)
         assert ask("SandboxStatus", sandbox_id="pod").state == "SANDBOX_NOTREADY"
         ask("ShutdownSandbox", sandbox_id="pod")

@@ -104,6 +104,10 @@ class Containerd:
             self.client.close()
             return False
 
+    def is_two(self):
+        """containerd 2.x."""
+        return subprocess.run([f"{PROGRAMS}/containerd", "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout.split()[2].lstrip("v").startswith("2")
+
     def log_text(self):
         with open(f"{self.folder}/containerd.log", errors="replace") as f:
             return f.read()
