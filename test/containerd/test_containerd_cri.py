@@ -142,7 +142,7 @@ def test_sandbox_without_a_pause_container(containerd, pods):
     assert len(containerd.companions()) == 1
     assert pods.exec(one, ["hostname"]) == (0, pod[1]["hostname"] + "\n", "")
     seen = pods.exec(two, ["ps", "-o", "args"])[1]
-    assert "caisson" not in seen and "pytest" not in seen, seen
+    assert "caisson-init" in seen and "pytest" not in seen, seen
     status, _ = pods.run(pod, ["sh", "-c", "exit 3"])
     assert status.exit_code == 3
 

@@ -155,17 +155,16 @@ class Containerd:
                 continue
             if b"serve" in words and f"{self.socket}.ttrpc".encode() in words:
                 found.append(int(pid))
-        return found
-
-    def sockets(self):
-        """Of its companions, files that are there."""
-        return [path for path in map(self._socket_of, self.companions()) if path and os.path.exists(path)]
+        # The init of a pod's PID namespace is a child of its companion with the same command line.
+        return [pid for pid in found if self._parent_of(pid) not in found]
 
     @staticmethod
-    def _socket_of(pid):
-        with open(f"/proc/{pid}/cmdline", "rb") as f:
-            words = f.read().decode().split("\0")
-        return words[words.index("--socket") + 1] if "--socket" in words else None
+    def _parent_of(pid):
+        try:
+            with open(f"/proc/{pid}/stat") as f:
+                return int(f.read().rpartition(")")[2].split()[1])
+        except OSError:
+            return 0
 
     def kill(self):
         """SIGKILL; its containers live on."""
