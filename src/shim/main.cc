@@ -176,7 +176,7 @@ Result<> ServeContainerd(Flags flags, UniqueFd listener, sys::EventLoop* loop) {
   std::optional<EventPublisher> publisher;
   if (!flags["events"].empty()) publisher.emplace(loop, flags["events"], flags["namespace"]);
   tasks->set_options(ForContainerd(flags, publisher ? &*publisher : nullptr));
-  auto shutdown = [loop, stop = StopSoon(loop), &publisher, socket = flags["socket"]] {
+  auto shutdown = [stop = StopSoon(loop), &publisher, socket = flags["socket"]] {
     // Whoever asks for the same pod from now on gets another companion.
     unlink(socket.c_str());
     publisher ? publisher->Flush(kLastEventsMillis, stop) : stop();

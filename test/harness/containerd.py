@@ -80,7 +80,7 @@ class Containerd:
         self.start()
         self.add_image("docker.io/library/busybox:1", Image())
         if cri:
-            self.add_image("docker.io/library/pause:1", Image(config={"Cmd": None, "Entrypoint": ["/bin/sleep", "1000000"]}))
+            self.add_image("docker.io/library/pause:1", Image(config={"Cmd": None, "Entrypoint": ["/bin/tail", "-f", "/dev/null"]}))
         self.image = "docker.io/library/busybox:1"
 
     def start(self):
