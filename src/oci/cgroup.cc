@@ -53,7 +53,8 @@ Result<std::unique_ptr<Cgroup>> Cgroup::Create(const CgroupOptions& options) {
 
 Result<std::unique_ptr<Cgroup>> Cgroup::Open(const CgroupOptions& options) {
   std::unique_ptr<CgroupBase> group = TRY(Plain(options));
-  TRY(group->Find());
+  auto found = group->Find();
+  if (!found && !options.rootless) return std::move(found.error());
   return std::unique_ptr<Cgroup>(std::move(group));
 }
 

@@ -155,7 +155,9 @@ struct CgroupOptions {
   std::string path;
   bool systemd = false;
   Resources resources;
-  bool rootless = false;  // a hierarchy that we may not write to is left out instead of failing
+  // A hierarchy that we may not write to is left out instead of failing, which may be all of them: the group is then one
+  // without processes, that can be neither limited nor frozen. To Open also one that is gone.
+  bool rootless = false;
 };
 
 class Cgroup {
@@ -163,7 +165,7 @@ class Cgroup {
   // Errors: kAlreadyExists when a group of that name has processes in it (an empty one left behind is taken over);
   // kInvalidArgument for a path or value that cannot be; else the failing file and value. Nothing is left on failure.
   static Result<std::unique_ptr<Cgroup>> Create(const CgroupOptions& options);
-  // Errors: kNotFound when no hierarchy has the group. `resources` is not looked at.
+  // Errors: kNotFound when no hierarchy has the group, unless `rootless`. `resources` is not looked at.
   static Result<std::unique_ptr<Cgroup>> Open(const CgroupOptions& options);
   virtual ~Cgroup() = default;  // removes nothing
 

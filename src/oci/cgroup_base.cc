@@ -181,12 +181,14 @@ Result<> CgroupBase::Apply(const Resources& resources) {
 }
 
 Result<std::vector<int>> CgroupBase::Pids() {
+  if (hierarchies_.empty()) return std::vector<int>();
   const CgroupHierarchy* unified = Unified();
   const CgroupHierarchy& main = unified != nullptr ? *unified : hierarchies_.front();
   return CgroupPids(main.path);
 }
 
 Result<> CgroupBase::Signal(int signal) {
+  if (hierarchies_.empty()) return {};
   const CgroupHierarchy* unified = Unified();
   const CgroupHierarchy& main = unified != nullptr ? *unified : hierarchies_.front();
   return SignalCgroup(main.path, signal);

@@ -78,7 +78,7 @@ Result<> CgroupV2::PrepareParents(const CgroupHierarchy& hierarchy) {
 }
 
 Result<> CgroupV2::Settle() {
-  if (!scope_) return {};
+  if (!scope_ || hierarchies_.empty()) return {};
   return Delegate(ParentDir());
 }
 
@@ -88,7 +88,7 @@ Result<> CgroupV2::Initialise(const CgroupHierarchy& hierarchy, const std::strin
 }
 
 Result<> CgroupV2::LoadControllers() {
-  if (loaded_) return {};
+  if (loaded_ || hierarchies_.empty()) return {};
   hierarchies_[0].controllers.clear();
   std::string text = TRY(ReadCgroupFile(hierarchies_[0].path + "/cgroup.controllers"));
   for (std::string_view name : Split(text, ' ')) {
@@ -99,6 +99,7 @@ Result<> CgroupV2::LoadControllers() {
 }
 
 const CgroupHierarchy* CgroupV2::HierarchyOf(std::string_view controller) const {
+  if (hierarchies_.empty()) return nullptr;
   const std::vector<std::string>& names = hierarchies_[0].controllers;
   return std::find(names.begin(), names.end(), controller) == names.end() ? nullptr : &hierarchies_[0];
 }
@@ -120,15 +121,23 @@ Result<std::vector<CgroupWrite>> CgroupV2::PlanWrites(const Resources& resources
   return PlanV2(resources, view);
 }
 
+Result<> CgroupV2::Exists() const {
+  if (hierarchies_.empty()) return MakeError(Code::kFailedPrecondition, "there is no cgroup '{}'", name_);
+  return {};
+}
+
 Result<> CgroupV2::ApplyDevices(const std::vector<Resources::DeviceRule>& rules, bool) {
+  TRY(Exists());
   return AttachDeviceProgram(hierarchies_[0].path, TRY(CompileDeviceRules(rules)));
 }
 
 Result<bool> CgroupV2::Frozen() {
+  TRY(Exists());
   return FlatKey(TRY(ReadCgroupFile(hierarchies_[0].path + "/cgroup.events")), "frozen").value_or(0) == 1;
 }
 
 Result<> CgroupV2::Freeze(Deadline deadline) {
+  TRY(Exists());
   TRY(WriteCgroupFile(hierarchies_[0].path + "/cgroup.freeze", "1"));
   if (TRY(PollUntil(deadline, [this] { return Frozen(); }))) return {};
   TRY(Thaw());
@@ -136,14 +145,19 @@ Result<> CgroupV2::Freeze(Deadline deadline) {
 }
 
 Result<> CgroupV2::Thaw() {
+  if (hierarchies_.empty()) return {};
   auto thawed = WriteCgroupFile(hierarchies_[0].path + "/cgroup.freeze", "0");
   if (!thawed && thawed.error().sys_errno != ENOENT) return thawed;
   return {};
 }
 
-Result<CgroupStats> CgroupV2::Stats(StatsPart part) { return ReadStatsV2(hierarchies_[0].path, part); }
+Result<CgroupStats> CgroupV2::Stats(StatsPart part) {
+  TRY(Exists());
+  return ReadStatsV2(hierarchies_[0].path, part);
+}
 
 Result<UniqueFd> CgroupV2::OomEvents() {
+  TRY(Exists());
   UniqueFd watch(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
   if (!watch) return ErrnoError("inotify for the OOM events of '{}'", name_);
   std::string path = hierarchies_[0].path + "/memory.events";
@@ -152,6 +166,7 @@ Result<UniqueFd> CgroupV2::OomEvents() {
 }
 
 Result<uint64_t> CgroupV2::OomKills() {
+  if (hierarchies_.empty()) return uint64_t{0};
   auto text = ReadCgroupFile(hierarchies_[0].path + "/memory.events");
   if (!text) {
     if (text.error().sys_errno == ENOENT) return uint64_t{0};  // no memory controller here

@@ -33,6 +33,7 @@ class CgroupV2 : public CgroupBase {
   std::string ParentDir() const;
   Result<> Delegate(const std::string& dir);
   Result<> LoadControllers();
+  Result<> Exists() const;  // kFailedPrecondition if the group could not be made
   bool loaded_ = false;  // hierarchies_[0].controllers are read
 };
 

@@ -120,10 +120,27 @@ class ContainerImpl : public Container {
     return AwaitReady();
   }
 
+  Result<> Release() override {
+    if (!control_ || !options_.gate) return MakeError(Code::kFailedPrecondition, "container '{}' has no gate", id());
+    TRY(SendSignal(control_.get(), Signal::kRelease));
+    auto word = Receive(control_.get(), Deadline::After(options_.deadline_millis));
+    if (!word) return std::move(word.error());
+    if (word->signal != Signal::kRelease) return EndedEarly();
+    control_.Reset();
+    options_.gate.Reset();
+    return {};
+  }
+
   Result<> Start() override {
-    if (!control_) return MakeError(Code::kFailedPrecondition, "container '{}' was started already", id());
-    TRY(SendSignal(control_.get(), Signal::kStart));
+    if (!control_) return StartedAlready();
+    auto sent = SendSignal(control_.get(), Signal::kStart);
+    if (!sent) return opened_ ? StartedAlready() : std::move(sent);
     UniqueFd control = std::move(control_);
+    if (opened_) {
+      // Without an answer someone else was there first, or the process has ended.
+      auto answer = Receive(control.get(), Deadline::After(options_.deadline_millis));
+      if (!answer || answer->signal != Signal::kStart) return StartedAlready();
+    }
     auto word = Receive(control.get(), Deadline::After(options_.deadline_millis));
     if (!word) return std::move(word.error());
     // End of file: execve has closed the other end. Or the process was killed meanwhile, which its exit tells.
@@ -162,6 +179,9 @@ class ContainerImpl : public Container {
   }
 
   Result<Process> Exec(ExecOptions exec) override {
+    // Compiled when it is needed: other verbs on a container that was opened again never do.
+    if (!filter_ && options_.spec.seccomp) filter_ = TRY(CompileSeccomp(*options_.spec.seccomp, options_.seccomp_cache_dir));
+    exec.process.keep_groups = options_.spec.process.keep_groups;
     auto control = TRY(MakeControlPair());
     ExecInit init{exec,
                   init_.pidfd.get(),
@@ -178,6 +198,7 @@ class ContainerImpl : public Container {
       if (!entered) return entered.error().sys_errno == ESRCH ? NotRunning() : std::move(entered.error());
       pid_namespace.emplace(std::move(*entered));
     }
+    if (!init_.pidfd) return NotRunning();
     auto cloned = Clone(0, cgroup_->CloneIntoFd());
     if (!cloned && cloned.error().sys_errno == EBUSY) {
       auto below = cgroup_->GroupBelowOf(init_.pid);
@@ -201,6 +222,7 @@ class ContainerImpl : public Container {
 
   Result<> Kill(int signal, bool all) override {
     if (all) return cgroup_->Signal(signal);
+    if (!init_.pidfd) return {};
     if (syscall(SYS_pidfd_send_signal, init_.pidfd.get(), signal, nullptr, 0) == 0 || errno == ESRCH) return {};
     return ErrnoError("send signal {} to container '{}'", signal, id());
   }
@@ -216,6 +238,14 @@ class ContainerImpl : public Container {
     return gone;
   }
 
+  // Of a container that another process has launched.
+  void Find(int pid, UniqueFd pidfd, UniqueFd gate) {
+    opened_ = true;
+    init_.pid = pid;
+    init_.pidfd = std::move(pidfd);
+    control_ = std::move(gate);
+  }
+
   // After a failed Launch: the child, then the group.
   void Undo() {
     control_.Reset();
@@ -224,6 +254,7 @@ class ContainerImpl : public Container {
   }
 
  private:
+  Error StartedAlready() const { return MakeError(Code::kFailedPrecondition, "container '{}' was started already", id()); }
   Error NotRunning() const { return MakeError(Code::kFailedPrecondition, "container '{}' is not running", id()); }
 
   Result<> SetOomScore() {
@@ -291,6 +322,8 @@ class ContainerImpl : public Container {
     auto word = TRY(Receive(control_.get(), deadline));
     if (word.signal == Signal::kNeedsMaps) {
       std::string proc = fmt::format("/proc/{}/", outer.pid);
+      // user_namespaces(7), "Defining user and group ID mappings": else who has no rights may map no group.
+      if (options_.spec.process.keep_groups) TRY(WriteWhole(proc + "setgroups", "deny"));
       TRY(WriteWhole(proc + "uid_map", FormatIdMappings(plan_.id_maps.uids)));
       TRY(WriteWhole(proc + "gid_map", FormatIdMappings(plan_.id_maps.gids)));
       TRY(SendSignal(control_.get(), Signal::kMapped));
@@ -364,7 +397,8 @@ class ContainerImpl : public Container {
   std::optional<SeccompFilter> filter_;
   std::vector<Received> early_;  // what init said before we knew it
   Process init_;
-  UniqueFd control_;  // valid from created to started
+  UniqueFd control_;  // valid from created to started, or to released
+  bool opened_ = false;
 };
 
 }  // namespace
@@ -382,6 +416,9 @@ Result<std::unique_ptr<Container>> Container::Create(CreateOptions options) {
   group.path = options.spec.cgroups_path;
   group.systemd = options.systemd_cgroup;
   group.resources = planned->resources;
+  group.rootless = options.rootless;
+  // Nobody but root may change the groups of a namespace that it has made itself (user_namespaces(7)).
+  options.spec.process.keep_groups = planned->new_user_namespace && geteuid() != 0;
   auto cgroup = TRY(Cgroup::Create(group));
   auto container = std::make_unique<ContainerImpl>(std::move(options), std::move(cgroup), std::move(*planned));
   auto launched = container->Launch();
@@ -389,6 +426,28 @@ Result<std::unique_ptr<Container>> Container::Create(CreateOptions options) {
     container->Undo();
     return std::move(launched.error());
   }
+  return std::unique_ptr<Container>(std::move(container));
+}
+
+Result<std::unique_ptr<Container>> Container::Open(OpenOptions open) {
+  auto planned = MakePlan(open.spec, open.bundle, {});
+  if (!planned) return std::move(planned.error()).Within("container '" + open.id + "'");
+  CgroupOptions group;
+  group.path = open.spec.cgroups_path;
+  group.systemd = open.systemd_cgroup;
+  group.rootless = true;  // as much of it as there is
+  auto cgroup = TRY(Cgroup::Open(group));
+  CreateOptions options;
+  options.id = std::move(open.id);
+  options.bundle = std::move(open.bundle);
+  options.spec = std::move(open.spec);
+  options.systemd_cgroup = open.systemd_cgroup;
+  options.seccomp_cache_dir = std::move(open.seccomp_cache_dir);
+  options.rootless = open.rootless;
+  options.die_with_parent = false;
+  options.spec.process.keep_groups = planned->new_user_namespace && geteuid() != 0;
+  auto container = std::make_unique<ContainerImpl>(std::move(options), std::move(cgroup), std::move(*planned));
+  container->Find(open.pid, std::move(open.pidfd), std::move(open.gate));
   return std::unique_ptr<Container>(std::move(container));
 }
 

@@ -60,6 +60,27 @@ struct CreateOptions {
   // companion.
   bool die_with_parent = true;
   Restorer restorer;
+  // A listening SOCK_SEQPACKET socket at which the init waits once it is released (Release): whoever connects to it and says
+  // so starts the program. Not valid: only the object that made the container starts it.
+  UniqueFd gate;
+  unsigned preserve_fds = 0;        // descriptors 3 to 3 + this - 1 of ours go to the program as they are
+  bool new_session_keyring = true;  // session-keyring(7)
+  // We are no root: user namespace, if new, with one line of each map at most and no setgroups(2) (user_namespaces(7));
+  // cgroup hierarchies that may not be written to are left out.
+  bool rootless = false;
+};
+
+// A container that another process of ours has made and released.
+struct OpenOptions {
+  std::string id;
+  std::string bundle;
+  Spec spec;
+  int pid = 0;     // the init's, 0 if there is none any more; the caller has checked that it is no other's
+  UniqueFd pidfd;  // of it; not valid if it has ended
+  bool systemd_cgroup = false;
+  std::string seccomp_cache_dir;
+  bool rootless = false;
+  UniqueFd gate;  // connected to the init's; not valid: started already
 };
 
 struct ExecOptions {
@@ -67,6 +88,8 @@ struct ExecOptions {
   Stdio stdio;
   bool systemd_cgroup = false;
   int64_t deadline_millis = 60'000;
+  unsigned preserve_fds = 0;
+  bool new_session_keyring = true;
 };
 
 // A process started in a container. The caller polls pidfd and then reaps with waitid(P_PIDFD).
@@ -81,6 +104,8 @@ class Container {
   // Clones the container's init up to just before execve of the user's program: namespaces, cgroup, mounts, pivot_root,
   // ids, capabilities and seccomp are in place. On failure nothing is left and the error names step and object.
   static Result<std::unique_ptr<Container>> Create(CreateOptions options);
+  // Finds it again. Its cgroup may be gone already. Errors: those of a spec that cannot be.
+  static Result<std::unique_ptr<Container>> Open(OpenOptions options);
   virtual ~Container() = default;  // kills nothing: call Delete
 
   virtual const std::string& id() const = 0;
@@ -92,6 +117,9 @@ class Container {
   virtual const SeccompFilter* filter() const = 0;  // null: none
   virtual const Spec& spec() const = 0;  // as created, but without the seccomp rules: they are compiled
 
+  // Of one created with a gate: the init no longer ends with this process but waits there. Not before the caller has
+  // written down what it takes to find it again.
+  virtual Result<> Release() = 0;
   // Lets init execve. Errors: kFailedPrecondition if started already; the execve failure, naming the program.
   virtual Result<> Start() = 0;
   // With a restorer that runs: takes the process `pid`, a child of ours that it has restored and holds still, as the init.

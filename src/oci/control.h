@@ -21,7 +21,8 @@ enum class Signal : char {
   kHooks = 'h',      // child: its root file system is there and not yet entered; it waits
   kHooksDone = 'd',  // parent: go on
   kReady = 'r',      // child: all but execve is done; the ids it has become follow
-  kStart = 's',      // parent: execve now
+  kStart = 's',      // parent: execve now; at a gate the child answers with the same word
+  kRelease = 'g',    // parent: wait at the gate from now on, not for me
   kFailed = 'f',     // child: an Error follows
   kEnd = 'e',        // the other side is gone
 };

@@ -185,7 +185,9 @@ Result<> BecomeUser(const ProcessSpec& process, const SeccompFilter* filter) {
   uint64_t have = TRY(PermittedCapabilities());
   TRY(DropBounding(Wanted(process).bounding));
   if (prctl(PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0) return ErrnoError("keep capabilities");
-  if (setgroups(process.additional_gids.size(), process.additional_gids.data()) != 0)
+  if (process.keep_groups && !process.additional_gids.empty())
+    return MakeError(Code::kInvalidArgument, "process.user.additionalGids cannot be without privileges on the host");
+  if (!process.keep_groups && setgroups(process.additional_gids.size(), process.additional_gids.data()) != 0)
     return ErrnoError("set {} supplementary groups", process.additional_gids.size());
   if (setresgid(process.gid, process.gid, process.gid) != 0) return ErrnoError("become group {}", process.gid);
   if (setresuid(process.uid, process.uid, process.uid) != 0) return ErrnoError("become user {}", process.uid);

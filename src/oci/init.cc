@@ -10,9 +10,12 @@
 #include <sys/mount.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include <algorithm>
 
 #include "oci/clone.h"
 #include "oci/control.h"
@@ -124,12 +127,24 @@ Result<> LeaveHost(const ProcessSpec& process, const Stdio& stdio, const IdMaps&
   return {};
 }
 
-// Everything but stdio and the control socket, whatever the launcher had open and wherever it came from: neither the
+// What stays open beside stdio until execve, and `preserve` descriptors from number 3 on beyond it.
+struct KeptDescriptors {
+  int control = -1, gate = -1;
+  unsigned preserve = 0;
+};
+
+// Everything else, whatever the launcher had open and wherever it came from: neither the
 // working directory nor the program can be named through one of them (CVE-2024-21626).
-Result<> CloseOthers(int control) {
-  unsigned keep = static_cast<unsigned>(control);
-  if (keep > 3 && syscall(SYS_close_range, 3u, keep - 1, 0u) != 0) return ErrnoError("close descriptors");
-  if (syscall(SYS_close_range, keep + 1, ~0u, 0u) != 0) return ErrnoError("close descriptors");
+Result<> CloseOthers(const KeptDescriptors& kept) {
+  unsigned from = 3 + kept.preserve;
+  auto [low, high] = std::minmax(kept.control, kept.gate);
+  for (int number : {low, high}) {
+    if (number < static_cast<int>(from)) continue;
+    unsigned keep = static_cast<unsigned>(number);
+    if (keep > from && syscall(SYS_close_range, from, keep - 1, 0u) != 0) return ErrnoError("close descriptors");
+    from = keep + 1;
+  }
+  if (syscall(SYS_close_range, from, ~0u, 0u) != 0) return ErrnoError("close descriptors");
   return {};
 }
 
@@ -168,21 +183,27 @@ Result<> JoinNamespaces(const std::vector<JoinNamespace>& joins) {
 }
 
 // What both ways into a container begin with, where the host's /proc is still in sight.
-Result<> Begin(const ProcessSpec& process, const std::vector<int>& cgroup_join_fds,
-               std::optional<unsigned long> persona) {
+Result<> Begin(const ProcessSpec& process, const std::vector<int>& cgroup_join_fds, std::optional<unsigned long> persona,
+               bool new_session_keyring) {
   ResetSignals();
   TRY(SetAttributes(process));
   if (persona && personality(*persona) < 0) return ErrnoError("set the personality");
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   if (setsid() < 0 && errno != EPERM) return ErrnoError("setsid");
-  TRY(LeaveSessionKeyring());
+  if (new_session_keyring) TRY(LeaveSessionKeyring());
   return JoinCgroups(cgroup_join_fds);
+}
+
+Result<> BeginInit(const InitOptions& options) {
+  const CreateOptions& create = options.create;
+  return Begin(create.spec.process, options.cgroup_join_fds, create.spec.personality, create.new_session_keyring);
 }
 
 // From the container's root to all but execve. `null` is closed here, like all others. `pty` is valid for a process
 // with a terminal.
 Result<Program> BecomeProgram(ProcessSpec* process, const Stdio& stdio, int null, Pty pty, const SeccompFilter* filter,
-                              int control, bool die_with_parent) {
+                              const KeptDescriptors& kept, bool die_with_parent) {
+  int control = kept.control;
   UniqueFd root(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!root) return ErrnoError("open the container's root");
   TRY(ResolveUser(root.get(), process));
@@ -196,7 +217,7 @@ Result<Program> BecomeProgram(ProcessSpec* process, const Stdio& stdio, int null
     GiveStdio(process->uid);
   }
   // The owners of what is closed here are never destroyed: this process ends in execve or _exit.
-  TRY(CloseOthers(control));
+  TRY(CloseOthers(kept));
   root.Release();
   pty.master.Release();
   pty.slave.Release();
@@ -254,8 +275,9 @@ Result<Program> PrepareInit(const InitOptions& options, ProcessSpec* process, Pr
                        {}};
   rootfs.before_pivot = [&] { return RunCreateHooks(options); };
   Pty pty = TRY(EnterRootfs(rootfs));
-  Program program = TRY(
-      BecomeProgram(process, create.stdio, null.Release(), std::move(pty), options.filter, options.control, create.die_with_parent));
+  KeptDescriptors kept{options.control, create.gate ? create.gate.get() : -1, create.preserve_fds};
+  Program program =
+      TRY(BecomeProgram(process, create.stdio, null.Release(), std::move(pty), options.filter, kept, create.die_with_parent));
   Ids ids = {process->uid, process->gid};
   ids.insert(ids.end(), process->additional_gids.begin(), process->additional_gids.end());
   TRY(SendReady(options.control, ids));
@@ -263,24 +285,56 @@ Result<Program> PrepareInit(const InitOptions& options, ProcessSpec* process, Pr
 }
 
 // Created, not started: this may take as long as the client likes. The launcher's end of file ends it.
-void AwaitStartSignal(int control) {
+Signal AwaitWord(int control) {
   for (;;) {
     auto word = Receive(control, Deadline::After(24 * 3600 * 1000));
     if (!word && word.error().code == Code::kDeadlineExceeded) continue;
-    if (!word || word->signal != Signal::kStart) _exit(127);
-    return;
+    return word ? word->signal : Signal::kEnd;
+  }
+}
+
+void AwaitStartSignal(int control) {
+  if (AwaitWord(control) != Signal::kStart) _exit(127);
+}
+
+// As init of a PID namespace it would not notice a signal that it has no handler for (pid_namespaces(7)), but whoever gives
+// a created container up sends one. execve takes the handlers away.
+void EndOnSignals() {
+  struct sigaction end {};
+  end.sa_handler = [](int number) { _exit(128 + number); };
+  for (int number : {SIGHUP, SIGINT, SIGQUIT, SIGTERM}) sigaction(number, &end, nullptr);
+}
+
+// Returns when the container is started, with the descriptor that its starter hears of a failure by: the launcher's own, or
+// that of whoever has come to the gate after the launcher let go. Who only looks whether the gate is open says nothing.
+int AwaitStarter(const InitOptions& options) {
+  if (options.create.gate) EndOnSignals();
+  Signal word = AwaitWord(options.control);
+  if (word == Signal::kStart) return options.control;
+  if (word != Signal::kRelease || !options.create.gate) _exit(127);
+  (void)SendSignal(options.control, Signal::kRelease);
+  close(options.control);
+  for (;;) {
+    int starter = accept4(options.create.gate.get(), nullptr, nullptr, SOCK_CLOEXEC);
+    if (starter < 0) {
+      if (errno == EINTR || errno == ECONNABORTED) continue;
+      _exit(127);
+    }
+    auto said = Receive(starter, Deadline::After(10'000));
+    if (said && said->signal == Signal::kStart && SendSignal(starter, Signal::kStart)) return starter;
+    close(starter);
   }
 }
 
 [[noreturn]] void AwaitStart(const InitOptions& options, const ProcessSpec& process, const Program& program,
                              int host_pid) {
-  AwaitStartSignal(options.control);
+  int starter = AwaitStarter(options);
   const auto& hooks = options.create.spec.hooks.start_container;
   if (!hooks.empty()) {
     auto done = RunHooks(hooks, HookState(options.create, "created", host_pid));
-    if (!done) Fail(options.control, done.error());
+    if (!done) Fail(starter, done.error());
   }
-  Execute(options.control, process, options.filter, program);
+  Execute(starter, process, options.filter, program);
 }
 
 // The restorer's descriptors, and no other. Taken above them all first, so that none is overwritten before it is moved.
@@ -324,7 +378,7 @@ Result<int> SetCriuStdio(const UniqueFd& socket, const Stdio& stdio, int null, i
 // Returns the control socket's new number.
 Result<int> PrepareRestorer(const InitOptions& options) {
   const CreateOptions& create = options.create;
-  TRY(Begin(create.spec.process, options.cgroup_join_fds, create.spec.personality));
+  TRY(BeginInit(options));
   TRY(JoinNamespaces(options.joins));
   UniqueFd null = TRY(OpenNull(Stdio()));
   if (options.plan.new_cgroup_namespace && unshare(CLONE_NEWCGROUP) != 0) return ErrnoError("make a cgroup namespace");
@@ -356,6 +410,9 @@ Result<int> PrepareRestorer(const InitOptions& options) {
   AwaitStart(options, process, *program, host_pid);
 }
 
+// Without rights on the host a user namespace comes first: it gives those that all else needs.
+bool Unprivileged(const InitOptions& options) { return options.create.spec.process.keep_groups; }
+
 Result<> EnterOwnUserNamespace(const InitOptions& options) {
   if (options.user_namespace) {
     auto entered = EnterUserNamespace(options.user_namespace.get());
@@ -366,11 +423,15 @@ Result<> EnterOwnUserNamespace(const InitOptions& options) {
   TRY(SendSignal(options.control, Signal::kNeedsMaps));
   auto word = TRY(Receive(options.control, Deadline::After(options.create.deadline_millis)));
   if (word.signal != Signal::kMapped) return MakeError(Code::kAborted, "the launcher went away");
-  return BecomeNamespaceRoot();
+  return BecomeNamespaceRoot(Unprivileged(options));
 }
 
 Result<> Outer(const InitOptions& options, PreparedTrees* prepared) {
-  TRY(Begin(options.create.spec.process, options.cgroup_join_fds, options.create.spec.personality));
+  TRY(BeginInit(options));
+  if (Unprivileged(options)) {
+    TRY(EnterOwnUserNamespace(options));
+    return JoinNamespaces(options.joins);
+  }
   if (unshare(CLONE_NEWNS) != 0) return ErrnoError("make a mount namespace");
   *prepared = TRY(PrepareTrees(options.plan, options.mappings));
   TRY(LeaveHost(options.create.spec.process, options.create.stdio, options.plan.id_maps));
@@ -379,26 +440,27 @@ Result<> Outer(const InitOptions& options, PreparedTrees* prepared) {
 }
 
 Result<Program> PrepareExec(const ExecInit& options, ProcessSpec* process) {
-  TRY(Begin(*process, options.cgroup_join_fds, options.personality));
+  TRY(Begin(*process, options.cgroup_join_fds, options.personality, options.exec.new_session_keyring));
   UniqueFd null = TRY(OpenNull(options.exec.stdio));
   bool user_namespace = options.namespace_flags & CLONE_NEWUSER;
-  if (user_namespace) TRY(LeaveHost(*process, options.exec.stdio, *options.id_maps));
+  if (user_namespace && !process->keep_groups) TRY(LeaveHost(*process, options.exec.stdio, *options.id_maps));
   if (setns(options.init_pidfd, options.namespace_flags) != 0) return ErrnoError("join the container's namespaces");
   // A pty belongs to whoever opens it: not to someone whom the namespace does not know.
-  if (user_namespace) TRY(BecomeNamespaceRoot());
+  if (user_namespace) TRY(BecomeNamespaceRoot(process->keep_groups));
   Pty pty;
   if (process->terminal) {
     UniqueFd root(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
     pty = TRY(OpenPty(root.get(), process->console_width, process->console_height));
   }
-  return BecomeProgram(process, options.exec.stdio, null.Release(), std::move(pty), options.filter, options.control,
+  KeptDescriptors kept{options.control, -1, options.exec.preserve_fds};
+  return BecomeProgram(process, options.exec.stdio, null.Release(), std::move(pty), options.filter, kept,
                        options.die_with_parent);
 }
 
 }  // namespace
 
 void RunInit(const InitOptions& options) {
-  auto begun = Begin(options.create.spec.process, options.cgroup_join_fds, options.create.spec.personality);
+  auto begun = BeginInit(options);
   if (begun) begun = JoinNamespaces(options.joins);
   if (!begun) Fail(options.control, begun.error());
   BecomeInit(options, nullptr);
@@ -443,7 +505,7 @@ void RunOuter(const InitOptions& options) {
     }
     // The change of ids has made us undumpable anyway; setsid of the sibling's own.
     if (setsid() < 0 && errno != EPERM) Fail(options.control, ErrnoError("setsid"));
-    BecomeInit(options, &prepared);
+    BecomeInit(options, Unprivileged(options) ? nullptr : &prepared);
   }
   auto sent = SendSignal(options.control, Signal::kChild, cloned->pidfd.get());
   if (!sent) KillAndReap(cloned->pidfd.get());

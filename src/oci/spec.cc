@@ -410,6 +410,11 @@ Result<int> CapabilityNumber(std::string_view name) {
   return static_cast<int>(found - kCapabilities.begin());
 }
 
+std::string CapabilityName(int number) {
+  if (number < 0 || static_cast<size_t>(number) >= kCapabilities.size()) return "";
+  return "CAP_" + std::string(kCapabilities[static_cast<size_t>(number)]);
+}
+
 Result<ProcessSpec> ParseProcess(std::string_view json) {
   Json document = TRY(ParseObject(json, "the process"));
   ProcessSpec process;

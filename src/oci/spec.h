@@ -46,6 +46,7 @@ struct ProcessSpec {
   uint16_t console_width = 0, console_height = 0;
   uint32_t uid = 0, gid = 0;
   std::vector<uint32_t> additional_gids;
+  bool keep_groups = false;  // set by whoever may not call setgroups(2): the supplementary groups stay. In no JSON
   // Not empty: "user" or "user:group" as an image says it, looked up in the container's own /etc/passwd and /etc/group
   // when its root is there (sys/user.h); uid is then not looked at, and gid only if `gid_given`. Members
   // `process.user.username` and, of ours, `process.user.strictGroups` (only additionalGids, none of /etc/group).
@@ -126,5 +127,7 @@ Result<Resources> ParseResources(std::string_view json);
 
 // "CAP_NET_ADMIN" to its number; kInvalidArgument for an unknown name.
 Result<int> CapabilityNumber(std::string_view name);
+// "CAP_NET_ADMIN" of its number; empty: this runtime knows none of that number.
+std::string CapabilityName(int number);
 
 }  // namespace caisson::oci

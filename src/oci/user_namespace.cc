@@ -148,8 +148,8 @@ Result<UniqueFd> CloneInUserNamespace(int user_namespace, unsigned long flags, c
   return std::move(word.fd);
 }
 
-Result<> BecomeNamespaceRoot() {
-  if (setgroups(0, nullptr) != 0 || setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0)
+Result<> BecomeNamespaceRoot(bool keep_groups) {
+  if ((!keep_groups && setgroups(0, nullptr) != 0) || setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0)
     return ErrnoError("become root of the user namespace");
   return {};
 }

@@ -32,7 +32,8 @@ Result<UniqueFd> CloneInUserNamespace(int user_namespace, unsigned long flags, c
 // In a child: enters `user_namespace` and becomes its root, so that what is made there belongs to it.
 Result<> EnterUserNamespace(int user_namespace);
 // In a child that is in a user namespace already.
-Result<> BecomeNamespaceRoot();
+// `keep_groups`: setgroups(2) is denied in it.
+Result<> BecomeNamespaceRoot(bool keep_groups = false);
 
 // One user namespace for each way of mapping ids that some mounts want.
 class MappingNamespaces {

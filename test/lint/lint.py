@@ -26,6 +26,7 @@ ARROWS = {
     "shim": {"sys", "ttrpc", "oci", "task", "vmm", "net", "files", "proto-lite"},
     "agent": {"sys", "ttrpc", "oci", "task", "proto-lite"},
     "cri": {"sys", "ttrpc", "image", "net", "stream", "proto-lite", "proto-cri", "grpc"},
+    "ocicli": {"sys", "oci"},
     "cli": {"sys", "ttrpc", "oci", "proto-lite", "proto-cri", "grpc"},
 }
 # Of net the companion may use only these.
