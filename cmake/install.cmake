@@ -2,7 +2,7 @@
 # `cmake --install` (DESTDIR and --prefix as everywhere) and the .deb (`cpack -G DEB`). Neither builds anything.
 include(GNUInstallDirs)
 set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)
-foreach(program caissond caisson containerd-shim-caisson-v2)
+foreach(program caissond caisson containerd-shim-caisson-v2 caisson-oci)
   if(TARGET ${program})
     install(TARGETS ${program} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
   endif()
@@ -44,7 +44,7 @@ endif()
 install(CODE [[
   file(READ "${CMAKE_CURRENT_LIST_DIR}/share-root.txt" source)
   string(STRIP "${source}" source)
-  foreach(page caisson.1 caissond.8)
+  foreach(page caisson.1 caissond.8 caisson-oci.8)
     string(REGEX REPLACE ".*[.]" "" section ${page})
     set(folder "$ENV{DESTDIR}${CMAKE_INSTALL_PREFIX}/share/man/man${section}")
     message(STATUS "Installing: ${folder}/${page}.gz")

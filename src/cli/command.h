@@ -68,6 +68,7 @@ void AddDoctor(CLI::App& app, Command& command);
 void AddConfig(CLI::App& app, Command& command);
 void AddVersion(CLI::App& app, Command& command);
 void AddCompletion(CLI::App& app, Command& command);
+void AddOci(CLI::App& app, Command& command);
 
 // Shared by `pull` and `run`: pulls with progress on stderr and returns the image's id.
 Result<std::string> PullWithProgress(Client& client, const std::string& image, bool quiet);

@@ -2,13 +2,18 @@
 //
 // caisson: the operator's command.
 #include <cstdlib>
+#include <string_view>
 
 #include "cli/command.h"
 #include "cli/interrupt.h"
+#include "cli/oci.h"
 
 int main(int argc, char** argv) {
   using namespace caisson::cli;
   IgnoreBrokenPipes();
+
+  // All that follows is the OCI runtime's own.
+  if (argc > 1 && std::string_view(argv[1]) == "oci") return RunOci(argv + 1);
 
   CLI::App app("Run and look at pods on this node, through caissond's CRI socket.\n\n"
                "  caisson run --rm docker.io/library/busybox:1.36 echo hello\n"
@@ -25,7 +30,7 @@ int main(int argc, char** argv) {
   app.add_option("--socket,--address", command.socket, "caissond's socket (also: $CAISSON_SOCKET)")->capture_default_str();
 
   for (auto add : {AddRun, AddPods, AddPs, AddLogs, AddExec, AddConsole, AddAttach, AddPortForward, AddStop, AddRm, AddPull, AddImages, AddRmi,
-                   AddImport, AddInspect, AddStats, AddTemplate, AddExplain, AddDoctor, AddConfig, AddVersion, AddCompletion}) {
+                   AddImport, AddInspect, AddStats, AddTemplate, AddExplain, AddDoctor, AddConfig, AddOci, AddVersion, AddCompletion}) {
     add(app, command);
   }
   try {

@@ -22,6 +22,7 @@
 #include "oci/init.h"
 #include "oci/plan.h"
 #include "oci/restored.h"
+#include "oci/user_namespace.h"
 #include "sys/path.h"
 
 namespace caisson::oci {
@@ -192,23 +193,8 @@ class ContainerImpl : public Container {
                   &plan_.id_maps,
                   options_.die_with_parent,
                   control.child.get()};
-    std::optional<ChildPidNamespace> pid_namespace;
-    if (options_.spec.FindNamespace(CLONE_NEWPID) != nullptr) {
-      auto entered = ChildPidNamespace::Enter(init_.pidfd.get());
-      if (!entered) return entered.error().sys_errno == ESRCH ? NotRunning() : std::move(entered.error());
-      pid_namespace.emplace(std::move(*entered));
-    }
     if (!init_.pidfd) return NotRunning();
-    auto cloned = Clone(0, cgroup_->CloneIntoFd());
-    if (!cloned && cloned.error().sys_errno == EBUSY) {
-      auto below = cgroup_->GroupBelowOf(init_.pid);
-      if (below) cloned = Clone(0, below->get());
-    }
-    if (cloned && cloned->pid == 0) {
-      control.parent.Reset();
-      RunExec(init);
-    }
-    pid_namespace.reset();
+    auto cloned = exec.process.keep_groups ? CloneExecUnprivileged(&init, &control.parent) : CloneExec(init, &control.parent);
     // ENOMEM: no process can be born in a PID namespace whose init has ended (pid_namespaces(7)).
     if (!cloned) return cloned.error().sys_errno == ENOMEM ? NotRunning() : std::move(cloned.error());
     cgroup_->CloseFds();
@@ -254,6 +240,44 @@ class ContainerImpl : public Container {
   }
 
  private:
+  // The new process is ours and inside the container's PID namespace; in it this never returns. `parent_end`: of the control
+  // pair, not the child's.
+  Result<Cloned> CloneExec(const ExecInit& init, UniqueFd* parent_end) {
+    std::optional<ChildPidNamespace> pid_namespace;
+    if (options_.spec.FindNamespace(CLONE_NEWPID) != nullptr) {
+      auto entered = ChildPidNamespace::Enter(init_.pidfd.get());
+      if (!entered) return entered.error().sys_errno == ESRCH ? NotRunning() : std::move(entered.error());
+      pid_namespace.emplace(std::move(*entered));
+    }
+    auto cloned = Clone(0, cgroup_->CloneIntoFd());
+    if (!cloned && cloned.error().sys_errno == EBUSY) {
+      auto below = cgroup_->GroupBelowOf(init_.pid);
+      if (below) cloned = Clone(0, below->get());
+    }
+    if (cloned && cloned->pid == 0) {
+      parent_end->Reset();
+      RunExec(init);
+    }
+    return cloned;
+  }
+
+  // Who is not root may enter nothing of the container's before its user namespace.
+  Result<Cloned> CloneExecUnprivileged(ExecInit* init, UniqueFd* parent_end) {
+    init->namespace_flags &= ~CLONE_NEWUSER;
+    UniqueFd space = TRY(OpenNamespace(fmt::format("/proc/{}/ns/user", init_.pid)));
+    bool own_pids = options_.spec.FindNamespace(CLONE_NEWPID) != nullptr;
+    Cloned cloned;
+    cloned.pidfd = TRY(CloneInUserNamespace(
+        space.get(), 0,
+        [&] {
+          parent_end->Reset();
+          RunExec(*init);
+        },
+        true, own_pids ? init_.pidfd.get() : -1));
+    cloned.pid = TRY(PidOf(cloned.pidfd.get()));
+    return cloned;
+  }
+
   Error StartedAlready() const { return MakeError(Code::kFailedPrecondition, "container '{}' was started already", id()); }
   Error NotRunning() const { return MakeError(Code::kFailedPrecondition, "container '{}' is not running", id()); }
 

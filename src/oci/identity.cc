@@ -222,6 +222,17 @@ std::vector<std::string> CompleteEnvironment(int root_fd, const ProcessSpec& pro
   return env;
 }
 
+Result<> CheckProgram(const std::string& path) {
+  struct stat info {};
+  if (stat(path.c_str(), &info) != 0) {
+    // Who may not look may still execute, with the rights that it has by then.
+    if (errno == ENOENT || errno == ENOTDIR) return ErrnoError("exec '{}'", path);
+    return {};
+  }
+  if (!S_ISREG(info.st_mode) || (info.st_mode & 0111) == 0) return SysError(EACCES, fmt::format("exec '{}'", path));
+  return {};
+}
+
 Result<std::string> FindProgram(const std::string& name, const std::vector<std::string>& env) {
   if (name.empty()) return MakeError(Code::kInvalidArgument, "the program's name is empty");
   if (name.find('/') != std::string::npos) return name;

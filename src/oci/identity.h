@@ -36,5 +36,7 @@ std::vector<std::string> CompleteEnvironment(int root_fd, const ProcessSpec& pro
 
 // The program that args[0] means, by PATH of `env` where it has no slash (execvp(3)). Errors: kNotFound naming it.
 Result<std::string> FindProgram(const std::string& name, const std::vector<std::string>& env);
+// What execve(2) of `path` would find fault with at first sight: that it is not there, or no program for anyone.
+Result<> CheckProgram(const std::string& path);
 
 }  // namespace caisson::oci

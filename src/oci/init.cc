@@ -278,6 +278,8 @@ Result<Program> PrepareInit(const InitOptions& options, ProcessSpec* process, Pr
   KeptDescriptors kept{options.control, create.gate ? create.gate.get() : -1, create.preserve_fds};
   Program program =
       TRY(BecomeProgram(process, create.stdio, null.Release(), std::move(pty), options.filter, kept, create.die_with_parent));
+  // Who starts it may be told nothing but that it could not: what create can tell it should.
+  if (create.gate) TRY(CheckProgram(program.path));
   Ids ids = {process->uid, process->gid};
   ids.insert(ids.end(), process->additional_gids.begin(), process->additional_gids.end());
   TRY(SendReady(options.control, ids));
@@ -429,7 +431,10 @@ Result<> EnterOwnUserNamespace(const InitOptions& options) {
 Result<> Outer(const InitOptions& options, PreparedTrees* prepared) {
   TRY(BeginInit(options));
   if (Unprivileged(options)) {
+    // Else the maps, files of proc(5), would be root's and not the launcher's.
+    prctl(PR_SET_DUMPABLE, 1, 0, 0, 0);
     TRY(EnterOwnUserNamespace(options));
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     return JoinNamespaces(options.joins);
   }
   if (unshare(CLONE_NEWNS) != 0) return ErrnoError("make a mount namespace");

@@ -101,6 +101,8 @@ Result<MountPlan> PlanMount(const std::string& destination, const std::string& t
       plan.id_maps.uids = TRY(ParseIdMappings(word.substr(7)));
     } else if (word.starts_with("gidmap=")) {
       plan.id_maps.gids = TRY(ParseIdMappings(word.substr(7)));
+    } else if (word == "tmpcopyup" && type == "tmpfs") {
+      plan.copy_up = true;
     } else if (word == "copy-symlink") {
       return MakeError(Code::kUnimplemented, "mount '{}': option '{}' is not supported", destination, word);
     } else {

@@ -33,6 +33,7 @@ struct MountPlan {
   IdMaps id_maps;                                        // whose ids the owners' are shown as; empty: their own
   bool map_ids = false, map_ids_recursive = false;       // said so: of the whole tree too
   unsigned long propagation = 0;                         // MS_SHARED, MS_SLAVE, MS_PRIVATE, with MS_REC; 0: none said
+  bool copy_up = false;                                  // a tmpfs begins with what it covers ("tmpcopyup")
   std::string sub_path;                                  // kImage: relative; empty: the whole image
   std::string data;                                      // the rest, comma-separated, for the file system
 };

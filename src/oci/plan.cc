@@ -202,6 +202,7 @@ std::string DescribeMount(const MountPlan& mount) {
       fmt::format("{} '{}' on '{}'", kKindNames[static_cast<int>(mount.kind)], mount.source, mount.destination);
   if (mount.kind == MountKind::kFileSystem) text += " type " + mount.type;
   if (mount.recursive) text += " recursive";
+  if (mount.copy_up) text += " with what is there";
   if (!mount.sub_path.empty()) text += fmt::format(" of it '{}'", mount.sub_path);
   for (auto [word, flags] : {std::pair("set", mount.flags),
                              {"clear", mount.clear_flags},

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "oci/bind.h"
+#include "oci/copy_up.h"
 #include "oci/masks.h"
 #include "oci/overlay.h"
 #include "sys/mountinfo.h"
@@ -220,7 +221,22 @@ class RootfsMaker {
     return MakeError(Code::kInvalidArgument, "only a procfs may be on /proc");
   }
 
+  // Written to before it may become read-only.
+  Result<> MountCopyingUp(const MountPlan& plan) {
+    UniqueFd target = TRY(sys::MakeDirInRoot(root_.get(), plan.destination, 0755));
+    UniqueFd below = TRY(sys::OpenInRoot(root_.get(), plan.destination, O_RDONLY | O_DIRECTORY));
+    if (mount(plan.source.c_str(), FdPath(target.get()).c_str(), "tmpfs", plan.flags & ~static_cast<unsigned long>(MS_RDONLY),
+              plan.data.c_str()) != 0) {
+      return ErrnoError("mount tmpfs");
+    }
+    UniqueFd mounted = TRY(sys::OpenInRoot(root_.get(), plan.destination, O_RDONLY | O_DIRECTORY));
+    TRY(CopyUp(below.get(), mounted.get()));
+    if (plan.flags & MS_RDONLY) TRY(SetAttributes(mounted.get(), MS_RDONLY, 0, false));
+    return plan.propagation == 0 ? Result<>() : SetMountPropagation(mounted.get(), plan.propagation);
+  }
+
   Result<> MountFileSystem(const MountPlan& plan) {
+    if (plan.copy_up) return MountCopyingUp(plan);
     UniqueFd target = TRY(sys::MakeDirInRoot(root_.get(), plan.destination, 0755));
     if (plan.kind != MountKind::kFileSystem) {
       // A link in place of /proc would put it where the masks do not look (CVE-2019-16884 and its kin).

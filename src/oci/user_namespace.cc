@@ -124,12 +124,14 @@ Result<> InChild(const std::function<Result<>()>& work) {
 
 }  // namespace
 
-Result<UniqueFd> CloneInUserNamespace(int user_namespace, unsigned long flags, const std::function<void()>& run) {
+Result<UniqueFd> CloneInUserNamespace(int user_namespace, unsigned long flags, const std::function<void()>& run, bool keep_groups,
+                                      int pid_namespace) {
   auto control = TRY(MakeControlPair());
   auto outer = TRY(Clone(0, -1));
   if (outer.pid == 0) {
     control.parent.Reset();
-    auto entered = EnterUserNamespace(user_namespace);
+    auto entered = EnterUserNamespace(user_namespace, keep_groups);
+    if (entered && pid_namespace >= 0 && setns(pid_namespace, CLONE_NEWPID) != 0) entered = ErrnoError("enter the PID namespace");
     Result<Cloned> inner = entered ? Clone(flags | CLONE_PARENT, -1) : Result<Cloned>(std::move(entered.error()));
     if (inner && inner->pid == 0) {
       control.child.Reset();
@@ -154,9 +156,9 @@ Result<> BecomeNamespaceRoot(bool keep_groups) {
   return {};
 }
 
-Result<> EnterUserNamespace(int user_namespace) {
+Result<> EnterUserNamespace(int user_namespace, bool keep_groups) {
   if (setns(user_namespace, CLONE_NEWUSER) != 0) return ErrnoError("join the user namespace");
-  return BecomeNamespaceRoot();
+  return BecomeNamespaceRoot(keep_groups);
 }
 
 Result<NewNamespaces> MakeUserNamespace(const IdMaps& maps, unsigned long flags,

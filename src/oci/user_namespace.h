@@ -26,11 +26,13 @@ Result<NewNamespaces> MakeUserNamespace(const IdMaps& maps, unsigned long flags,
                                         const std::function<Result<>()>& inside);
 
 // Clones a child of the caller's that is root of `user_namespace` and has new namespaces of `flags`, owned by it; it runs
-// `run`, which must not return. The child's pidfd.
-Result<UniqueFd> CloneInUserNamespace(int user_namespace, unsigned long flags, const std::function<void()>& run);
+// `run`, which must not return. The child's pidfd. `keep_groups`: setgroups(2) is denied in the user namespace.
+// `pid_namespace` not -1: the child is in the PID namespace of this descriptor, which `user_namespace` owns, or of this pidfd.
+Result<UniqueFd> CloneInUserNamespace(int user_namespace, unsigned long flags, const std::function<void()>& run,
+                                      bool keep_groups = false, int pid_namespace = -1);
 
 // In a child: enters `user_namespace` and becomes its root, so that what is made there belongs to it.
-Result<> EnterUserNamespace(int user_namespace);
+Result<> EnterUserNamespace(int user_namespace, bool keep_groups = false);
 // In a child that is in a user namespace already.
 // `keep_groups`: setgroups(2) is denied in it.
 Result<> BecomeNamespaceRoot(bool keep_groups = false);

@@ -22,6 +22,7 @@ struct Command {
   size_t free_words;  // after so many words the rest is a program's
   Result<int> (*run)(const Context&, const Flags&);
   std::vector<Flag> flags;
+  bool stateless = false;  // looks at no container
 };
 
 using Kind = Flag::Kind;
@@ -116,8 +117,8 @@ const std::vector<Command>& Commands() {
        {{"interval", "", Kind::kText, "time between two reports (default: 5s)"}, {"stats", "", Kind::kSwitch, "one report, then end"}}},
       {"spec", "", "write a config.json to begin with", 0, 0, kAnyWords, WriteSpec,
        {{"bundle", "b", Kind::kText, "folder to write it to (default: the working directory)"},
-        {"rootless", "", Kind::kSwitch, "for a user who is not root"}}},
-      {"features", "", "print what this runtime can do, as JSON", 0, 0, kAnyWords, Features, {}},
+        {"rootless", "", Kind::kSwitch, "for a user who is not root"}}, true},
+      {"features", "", "print what this runtime can do, as JSON", 0, 0, kAnyWords, Features, {}, true},
       {"checkpoint", "ID", "not supported", 0, kAnyWords, 0, Refuse, {}},
       {"restore", "ID", "not supported", 0, kAnyWords, 0, Refuse, {}}};
   return commands;
@@ -171,10 +172,10 @@ Result<std::string> RootOf(const Flags& global) {
   return root;
 }
 
-Result<Context> MakeContext(const Flags& global, Report report) {
+Result<Context> MakeContext(const Flags& global, Report report, bool stateless) {
   Context context;
   context.report = std::move(report);
-  context.root = TRY(RootOf(global));
+  if (!stateless) context.root = TRY(RootOf(global));
   context.systemd_cgroup = global.On("systemd-cgroup");
   std::string rootless = global.Given("rootless") ? global.Text("rootless") : "auto";
   if (rootless != "true" && rootless != "false" && rootless != "auto")
@@ -210,7 +211,7 @@ Result<int> Dispatch(const Flags& global, Report report) {
   }
   auto command = std::find_if(Commands().begin(), Commands().end(), [&](const Command& one) { return name == one.name; });
   if (command == Commands().end()) return MakeError(Code::kInvalidArgument, "unknown command '{}' (try --help)", name.substr(0, 64));
-  Context context = TRY(MakeContext(global, std::move(report)));
+  Context context = TRY(MakeContext(global, std::move(report), command->stateless));
   return RunCommand(context, *command, {global.words().begin() + 1, global.words().end()});
 }
 

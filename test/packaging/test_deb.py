@@ -16,7 +16,7 @@ from harness.leaks import Leaks
 from harness.pods import Pods
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PROGRAMS = ("caissond", "caisson", "containerd-shim-caisson-v2")
+PROGRAMS = ("caissond", "caisson", "containerd-shim-caisson-v2", "caisson-oci")
 
 if not shutil.which("dpkg-deb"):
     pytest.skip("dpkg is not installed", allow_module_level=True)
@@ -71,7 +71,8 @@ def test_contents(deb):
                  "usr/share/doc/caisson/copyright", "usr/share/doc/caisson/README.md", "usr/share/doc/caisson/docs/config.md",
                  "usr/share/doc/caisson/examples/config.toml", "usr/share/doc/caisson/examples/cni/10-caisson.conflist.example",
                  "usr/share/bash-completion/completions/caisson", "usr/share/zsh/vendor-completions/_caisson",
-                 "usr/share/fish/vendor_completions.d/caisson.fish", "usr/share/man/man1/caisson.1.gz", "usr/share/man/man8/caissond.8.gz"):
+                 "usr/share/fish/vendor_completions.d/caisson.fish", "usr/share/man/man1/caisson.1.gz", "usr/share/man/man8/caissond.8.gz",
+                 "usr/bin/caisson-oci", "usr/share/man/man8/caisson-oci.8.gz"):
         assert path in found and found[path].size > 0, path
     for path, member in found.items():
         assert (member.uname, member.gname) == ("root", "root"), path
