@@ -55,7 +55,7 @@ def daemon(command, answers, log):
     with open(log, "wb") as f:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=f, stderr=f, start_new_session=True)
     try:
-        wait_for(lambda: process.poll() is None and answers(), f"{command[0]} does not answer: {log}", 60)
+        wait_for(f"{command[0]} answers (its log: {log})", lambda: process.poll() is None and answers(), 60)
         yield process
     finally:
         process.send_signal(signal.SIGTERM)

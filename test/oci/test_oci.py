@@ -368,9 +368,9 @@ def test_hooks_that_fail(oci, bundle, name):
 
 @pytest.mark.parametrize("change, message", [
     (lambda spec: spec["process"].update(args=["nosuch"]), "exec 'nosuch': executable file not found in PATH"),
-    (lambda spec: spec["process"].update(args=["/nosuch"]), "exec '/nosuch': No such file or directory"),
-    (lambda spec: spec["process"].update(args=["/etc"]), "exec '/etc': Permission denied"),
-    (lambda spec: spec["process"].update(args=["/etc/passwd"]), "exec '/etc/passwd': Permission denied"),
+    (lambda spec: spec["process"].update(args=["/nosuch"]), "exec '/nosuch': no such file or directory"),
+    (lambda spec: spec["process"].update(args=["/etc"]), "exec '/etc': permission denied"),
+    (lambda spec: spec["process"].update(args=["/etc/passwd"]), "exec '/etc/passwd': permission denied"),
     (lambda spec: spec["process"].update(args=[]), "process.args is empty"),
     (lambda spec: spec["process"].update(cwd="tmp"), "'tmp' is not absolute"),
     (lambda spec: spec["root"].update(path="/nosuch"), "/nosuch"),
