@@ -36,6 +36,14 @@ TEST(PlanMount, RecursiveWords) {
   EXPECT_EQ(plan->propagation, static_cast<unsigned long>(MS_PRIVATE | MS_REC));
 }
 
+TEST(MountsTest, TmpfsMayBeginWithWhatItCovers) {
+  auto plan = PlanMount("/run", "tmpfs", "tmpfs", {"tmpcopyup", "size=1m"});
+  ASSERT_TRUE(plan) << plan.error().message;
+  EXPECT_TRUE(plan->copy_up);
+  EXPECT_EQ(plan->data, "size=1m");
+  EXPECT_FALSE(PlanMount("/run", "tmpfs", "tmpfs", {"size=1m"})->copy_up);
+}
+
 TEST(PlanMount, Refuses) {
   EXPECT_FALSE(PlanMount("/x", "bind", "", {}));
   auto copied = PlanMount("/x", "bind", "/y", {"copy-symlink"});

@@ -19,7 +19,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 PAGES = sorted(["README.md", "CONTRIBUTING.md", *(os.path.relpath(p, ROOT) for p in glob.glob(f"{ROOT}/docs/**/*.md", recursive=True))])
 FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 HIDDEN = ("--fault", "--list-faults")  # for tests only: not in --help
-PROGRAMS = ("caisson", "caissond")
+PROGRAMS = ("caisson", "caissond", "caisson-oci")
 # What the examples ask of the machine beyond what they name themselves.
 KNOWN = {"cmake", "ctr", "ninja", "ctest", "make", "systemctl", "crictl", "source", "cd", "export", "apt-get", "dpkg", "python3", "journalctl"}
 
@@ -47,7 +47,7 @@ def inline_commands():
     for page in PAGES:
         text = FENCE.sub("", read(page))
         for span in re.findall(r"`([^`\n]+)`", text):
-            if re.match(r"(caisson|caissond) +[a-z-]", span):
+            if re.match(r"(caisson|caissond|caisson-oci) +[a-z-]", span):
                 yield page, span
 
 
@@ -120,7 +120,7 @@ def check(words):
 
 def check_program(program, arguments):
     command = [f"{BIN}/{program}"]
-    if program == "caisson" and arguments and not arguments[0].startswith("-"):
+    if program in ("caisson", "caisson-oci") and arguments and not arguments[0].startswith("-"):
         command.append(arguments.pop(0))
     done = subprocess.run([*command, "--help"], stdout=subprocess.PIPE, text=True)
     assert done.returncode == 0, command

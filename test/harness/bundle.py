@@ -74,10 +74,10 @@ class Runtime:
     """`caisson-oci` with a root folder and a log of its own."""
 
     def __init__(self, folder):
-        self.folder, self.root, self.log = folder, f"{folder}/root", f"{folder}/log.json"
+        self.folder, self.root, self.log, self.program = folder, f"{folder}/root", f"{folder}/log.json", PROGRAM
 
     def command(self, *words):
-        return [PROGRAM, "--root", self.root, "--log", self.log, "--log-format", "json", *map(str, words)]
+        return [self.program, "--root", self.root, "--log", self.log, "--log-format", "json", *map(str, words)]
 
     def run(self, *words, timeout=60, stdin=subprocess.DEVNULL, **kw):
         if "input" in kw:

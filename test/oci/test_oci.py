@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -505,7 +506,8 @@ def test_rootless(oci, rootfs, name):
     user = dict(user=65534, group=65534, extra_groups=[], cwd="/")
     os.makedirs(f"{oci.folder}/home")
     os.chown(f"{oci.folder}/home", 65534, 65534)
-    subprocess.run([PROGRAM, "spec", "--rootless", "--bundle", f"{oci.folder}/home"], check=True, **user)
+    oci.program = shutil.copy(PROGRAM, oci.folder)  # the build's folder may be closed to others
+    subprocess.run([oci.program, "spec", "--rootless", "--bundle", f"{oci.folder}/home"], check=True, **user)
     with open(f"{oci.folder}/home/config.json") as f:
         spec = json.load(f)
     spec["root"]["path"] = rootfs
