@@ -126,6 +126,8 @@ Result<> PlanMounts(const Spec& spec, const std::string& bundle, const std::vect
   plan->root_propagation = TRY(PropagationFlag(spec.rootfs_propagation));
   // What the host mounts later comes into slaves of it and nothing goes back, unless the spec says shared.
   plan->host_propagation = plan->root_propagation == 0 ? MS_SLAVE | MS_REC : plan->root_propagation;
+  // The root and the sources of binds are bound before they are what this word says.
+  if (plan->root_propagation & MS_UNBINDABLE) plan->host_propagation = MS_PRIVATE | MS_REC;
   for (const auto& mount : rootfs) {
     plan->root_mounts.push_back(TRY(PlanMount(plan->root_path, mount.type, mount.source, mount.options)));
     TRY(PlanIdMaps(*plan, &plan->root_mounts.back()));

@@ -50,14 +50,17 @@ TEST(ProcessMarkTest, OneThatIsNotReapedIsNotAlive) {
 
 class FolderTest : public testing::Test {
  protected:
-  void SetUp() override { ASSERT_NE(mkdtemp(root_), nullptr); }
+  void SetUp() override {
+    ASSERT_NE(mkdtemp(root_), nullptr);
+    folder_ = Folder(root_, "one");
+  }
   void TearDown() override {
     EXPECT_TRUE(folder_.Remove());
     rmdir(root_);
   }
 
   char root_[32] = "/tmp/caisson-test-XXXXXX";
-  Folder folder_{root_, "one"};
+  Folder folder_{"", ""};
 };
 
 TEST_F(FolderTest, KeepsARecord) {

@@ -489,6 +489,13 @@ def test_tmpfs_that_begins_with_what_it_covers(oci, bundle, name):
     assert out == "below\n5 6 644\nread-only\n"
 
 
+@pytest.mark.parametrize("word, field", [("shared", r" shared:\d+"), ("private", ""), ("unbindable", " unbindable")])
+def test_root_propagation(oci, bundle, name, word, field):
+    bundle.spec["linux"]["rootfsPropagation"] = word
+    table = oci.ok("run", "-b", bundle.args("cat", "/proc/self/mountinfo").path, name).splitlines()
+    assert re.fullmatch(rf"\S+ \S+ \S+ \S+ / \S+{field} - .*", next(line for line in table if line.split()[4] == "/"))
+
+
 def test_user_namespace(oci, bundle, name):
     bundle.spec["linux"]["namespaces"].append({"type": "user"})
     bundle.spec["linux"]["uidMappings"] = [{"containerID": 0, "hostID": 100000, "size": 1000}]
