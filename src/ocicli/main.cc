@@ -6,6 +6,8 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -13,9 +15,13 @@
 #include "sys/sealed_program.h"
 
 int main(int argc, char** argv) {
-  // A container's process is a copy of this one for a moment (sys/sealed_program.h). Without privileges there is no sealed
+  // Of commands that make one, a container's process is a copy of this one for a moment (sys/sealed_program.h). Without privileges there is no sealed
   // mount, and no file of the host's that the container's root could write to and its user could not.
-  auto sealed = caisson::sys::RunSealed(argv);
+  bool makes_processes = std::any_of(argv + 1, argv + argc, [](const char* word) {
+    return std::strcmp(word, "create") == 0 || std::strcmp(word, "run") == 0 || std::strcmp(word, "exec") == 0;
+  });
+  caisson::Result<> sealed;
+  if (makes_processes) sealed = caisson::sys::RunSealed(argv);
   if (!sealed && geteuid() == 0 && sealed.error().code != caisson::Code::kPermissionDenied) {
     caisson::ocicli::Report().Error(sealed.error().message);
     return 1;
