@@ -19,6 +19,7 @@
 #include "oci/cgroup.h"
 #include "oci/json_reader.h"
 #include "sys/path.h"
+#include "sys/proc_text.h"
 
 namespace caisson::ocicli {
 namespace {
@@ -204,12 +205,10 @@ ProcessMark MarkOf(int pid) {
   if (pid <= 0) return {};
   auto text = sys::ReadFile(fmt::format("/proc/{}/stat", pid), 4096);
   if (!text) return {};
-  // The program's name is in parentheses and may hold anything.
-  size_t close = text->rfind(')');
-  if (close == std::string::npos || close + 2 >= text->size()) return {};
-  std::vector<std::string_view> fields = Split(std::string_view(*text).substr(close + 2), ' ');
-  if (fields.size() < 20 || fields[0] == "Z" || fields[0] == "X") return {};
-  auto start = ParseUint64(fields[19]);
+  constexpr size_t kStartTime = 22 - 3;
+  std::vector<std::string_view> fields = sys::StatFields(*text);
+  if (fields.size() <= kStartTime || fields[0] == "Z" || fields[0] == "X") return {};
+  auto start = ParseUint64(fields[kStartTime]);
   return start ? ProcessMark{pid, *start} : ProcessMark{};
 }
 
