@@ -66,6 +66,7 @@ void AddTemplate(CLI::App& app, Command& command);
 void AddExplain(CLI::App& app, Command& command);
 void AddDoctor(CLI::App& app, Command& command);
 void AddConfig(CLI::App& app, Command& command);
+void AddMigrate(CLI::App& app, Command& command);
 void AddVersion(CLI::App& app, Command& command);
 void AddCompletion(CLI::App& app, Command& command);
 void AddOci(CLI::App& app, Command& command);

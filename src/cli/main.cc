@@ -30,7 +30,7 @@ int main(int argc, char** argv) {
   app.add_option("--socket,--address", command.socket, "caissond's socket (also: $CAISSON_SOCKET)")->capture_default_str();
 
   for (auto add : {AddRun, AddPods, AddPs, AddLogs, AddExec, AddConsole, AddAttach, AddPortForward, AddStop, AddRm, AddPull, AddImages, AddRmi,
-                   AddImport, AddInspect, AddStats, AddTemplate, AddExplain, AddDoctor, AddConfig, AddOci, AddVersion, AddCompletion}) {
+                   AddImport, AddInspect, AddStats, AddTemplate, AddExplain, AddDoctor, AddConfig, AddMigrate, AddOci, AddVersion, AddCompletion}) {
     add(app, command);
   }
   try {

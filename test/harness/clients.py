@@ -83,7 +83,7 @@ def docker(folder, address):
     """`docker` on a daemon whose default runtime ours is, over a containerd that is there already."""
     settings = {"runtimes": {"caisson": {"path": PROGRAM}}, "default-runtime": "caisson", "bridge": "none", "iptables": False,
                 "ip6tables": False, "data-root": f"{folder}/docker", "exec-root": f"{folder}/docker-exec", "pidfile": f"{folder}/docker.pid",
-                "hosts": [f"unix://{folder}/docker.sock"], "containerd": address, "containerd-namespace": f"docker-{os.path.basename(folder)}",
+                "hosts": [f"unix://{folder}/docker.sock"], "containerd": address, "containerd-namespace": f"docker-{os.getpid()}",
                 "cgroup-parent": "/" + os.path.basename(folder), "storage-driver": storage_driver(folder)}
     with open(f"{folder}/docker.json", "w") as f:
         json.dump(settings, f)

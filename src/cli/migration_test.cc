@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cli/migration.h"
+
+#include <gmock/gmock.h>
+
+namespace caisson::cli {
+namespace {
+
+using ::testing::Contains;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+std::vector<Setting> Parsed(std::string_view text) {
+  auto settings = ParseSettings(text, "test.toml");
+  EXPECT_TRUE(settings) << settings.error().message;
+  return settings ? *settings : std::vector<Setting>();
+}
+
+TEST(Settings, NamesAreAsTheyAreWritten) {
+  auto settings = Parsed("a = 1\n[b.\"c.d\"]\ne = [\"x\", \"y\"]\nf = [1, 2]\n");
+  ASSERT_EQ(settings.size(), 3u);
+  EXPECT_EQ(settings[1].Name(), "b.\"c.d\".e");
+  EXPECT_THAT(std::get<std::vector<std::string>>(settings[1].value), ElementsAre("x", "y"));
+  EXPECT_THAT(std::get<std::string>(settings[2].value), HasSubstr("1, 2"));
+}
+
+TEST(Settings, ErrorsNameFileAndLine) {
+  auto settings = ParseSettings("a = 1\nb =\n", "test.toml");
+  ASSERT_FALSE(settings);
+  EXPECT_THAT(settings.error().message, StartsWith("test.toml:2: "));
+}
+
+TEST(MigrateContainerd, TheSameInItsThreeVersions) {
+  constexpr const char* kRest = R"(
+[plugins."{0}".containerd]
+default_runtime_name = "runc"
+[plugins."{0}".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."{0}".containerd.runtimes.runc.options]
+SystemdCgroup = true
+[plugins."{0}".containerd.runtimes.kata]
+runtime_type = "io.containerd.kata.v2"
+[plugins."{0}".cni]
+conf_dir = "/etc/cni/other.d"
+)";
+  std::string first;
+  for (const char* plugin : {"cri", "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.runtime"}) {
+    Migration migration = MigrateContainerd(Parsed(fmt::format(fmt::runtime(kRest), plugin)));
+    EXPECT_THAT(migration.notes, IsEmpty()) << plugin;
+    if (first.empty()) first = migration.toml;
+    EXPECT_EQ(migration.toml, first);
+  }
+  EXPECT_EQ(first,
+            "# caissond's configuration, by `caisson migrate --from containerd`.\n"
+            "cgroup_driver = \"systemd\"\n"
+            "default_handler = \"runc\"\n"
+            "\n[cni]\nconf_dir = \"/etc/cni/other.d\"\n"
+            "\n[handlers.kata]\nsandbox = \"vm\"\n"
+            "\n[handlers.runc]\nsandbox = \"native\"\n");
+}
+
+TEST(MigrateContainerd, WhatHasNoCounterpartIsSaid) {
+  Migration migration = MigrateContainerd(Parsed(R"(
+root = "/data/containerd"
+[plugins."io.containerd.gc.v1.scheduler"]
+pause_threshold = 0.02
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "registry.example/pause:3"
+stream_server_port = "99999"
+enable_selinux = true
+disable_apparmor = false
+[plugins."io.containerd.grpc.v1.cri".registry.mirrors."docker.io"]
+endpoint = ["https://mirror.example"]
+[plugins."io.containerd.grpc.v1.cri".containerd]
+default_runtime_name = "runsc"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runsc]
+runtime_type = "io.containerd.runsc.v1"
+pod_annotations = ["dev.example"]
+)"));
+  EXPECT_THAT(migration.toml, Not(HasSubstr("handlers")));
+  for (const char* words : {"plugins.\"io.containerd.grpc.v1.cri\".sandbox_image: there is no pause container", "root: ", "enable_selinux",
+                            "stream_server_port: its value cannot be streaming.port's", "mirrors.\"docker.io\".endpoint: write ",
+                            "plugin 'io.containerd.gc.v1.scheduler'", "runtime 'runsc' (io.containerd.runsc.v1)", "pod_annotations",
+                            "the default runtime 'runsc'"}) {
+    EXPECT_THAT(migration.notes, Contains(HasSubstr(words)));
+  }
+  EXPECT_THAT(migration.notes, Not(Contains(HasSubstr("disable_apparmor"))));  // says what is so anyway
+}
+
+TEST(MigrateContainerd, Values) {
+  Migration migration = MigrateContainerd(Parsed(R"(
+[debug]
+level = "trace"
+[plugins.cri]
+systemd_cgroup = true
+stream_idle_timeout = "4h0m30s"
+image_pull_progress_timeout = "250ms"
+unset_seccomp_profile = "runtime/default"
+stats_collect_period = 10
+[plugins.cri.cni]
+bin_dir = "/opt/a\"b"
+[plugins.cri.registry]
+config_path = "/etc/containerd/certs.d:/etc/docker/certs.d"
+)"));
+  for (const char* line : {"log_level = \"debug\"\n", "cgroup_driver = \"systemd\"\n", "idle_timeout_seconds = 14430\n", "seccomp_default = \"RuntimeDefault\"\n",
+                           "sample_seconds = 10\n", "bin_dirs = [\"/opt/a\\\"b\"]\n", "certs_dir = \"/etc/containerd/certs.d\"\n"}) {
+    EXPECT_THAT(migration.toml, HasSubstr(line));
+  }
+  EXPECT_THAT(migration.notes, ElementsAre(HasSubstr("image_pull_progress_timeout")));  // less than a second
+}
+
+TEST(MigrateCrio, RuntimesAndTheRest) {
+  Migration migration = MigrateCrio(Parsed(R"(
+[crio]
+storage_driver = "btrfs"
+[crio.runtime]
+default_runtime = "crun"
+cgroup_manager = "cgroupfs"
+log_level = "fatal"
+pids_limit = -1
+[crio.runtime.runtimes.crun]
+runtime_path = ""
+runtime_type = "oci"
+monitor_path = "/usr/bin/conmon"
+[crio.runtime.runtimes.kata-qemu]
+runtime_path = "/usr/bin/containerd-shim-kata-v2"
+runtime_type = "vm"
+privileged_without_host_devices = true
+[crio.runtime.runtimes.sandboxed]
+runtime_path = "/usr/bin/runsc"
+[crio.network]
+plugin_dirs = ["/usr/lib/cni"]
+[crio.image]
+pinned_images = ["registry.example/a"]
+)"));
+  for (const char* line : {"default_handler = \"crun\"\n", "cgroup_driver = \"cgroupfs\"\n", "log_level = \"error\"\n", "[handlers.crun]\nsandbox = \"native\"\n",
+                           "[handlers.kata-qemu]\nsandbox = \"vm\"\n", "bin_dirs = [\"/usr/lib/cni\"]\n", "pinned = [\"registry.example/a\"]\n"}) {
+    EXPECT_THAT(migration.toml, HasSubstr(line));
+  }
+  for (const char* words : {"crio.storage_driver: layers are", "pids_limit: its value", "privileged_without_host_devices", "runtime 'sandboxed'", "registries.conf"}) {
+    EXPECT_THAT(migration.notes, Contains(HasSubstr(words)));
+  }
+}
+
+}  // namespace
+}  // namespace caisson::cli
