@@ -11,7 +11,7 @@ from harness.daemon import BUILD
 
 REPO = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CACHE = os.environ.get("CAISSON_GUEST_CACHE", f"{REPO}/build/guest")
-DEADLINE = int(os.environ.get("CAISSON_GUEST_SECONDS", "700"))
+DEADLINE = int(os.environ.get("CAISSON_GUEST_SECONDS", "1000"))
 PACKAGES = ["base-files", "bash", "dash", "coreutils", "grep", "sed", "findutils", "hostname", "util-linux", "mount", "procps", "kmod",
             "systemd", "iproute2", "iptables", "containernetworking-plugins", "busybox-static", "docker-registry", "openssl",
             "criu", "python3", "python3-pytest", "python3-grpcio", "python3-protobuf", "protobuf-compiler"]
