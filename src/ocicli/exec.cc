@@ -88,6 +88,7 @@ Result<int> Launch(const Flags& flags, const Found& found, oci::Container* conta
   bool terminal = options.process.terminal;
   TRY(CheckConsole(flags, terminal, detached));
   if (!terminal) options.stdio = TRY(OwnStdio());
+  if (!detached) TakeTerminalSize(&options.process);
   if (!detached) HoldSignals();
   oci::Process process = TRY(container->Exec(std::move(options)));
   auto handed = [&]() -> Result<> {

@@ -56,6 +56,7 @@ Result<oci::CreateOptions> ReadBundle(const Context& context, const Flags& flags
   options.rootless = context.rootless;
   options.new_session_keyring = !flags.On("no-new-keyring");
   options.preserve_fds = TRY(PreservedDescriptors(flags, &options.spec.process.env));
+  if (!detached) TakeTerminalSize(&options.spec.process);
   if (!options.spec.process.terminal) options.stdio = TRY(OwnStdio());
   return options;
 }

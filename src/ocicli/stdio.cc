@@ -223,6 +223,13 @@ void HoldSignals() {
   sigprocmask(SIG_BLOCK, &set, nullptr);
 }
 
+void TakeTerminalSize(oci::ProcessSpec* process) {
+  winsize size{};
+  if (!process->terminal || process->console_width != 0 || process->console_height != 0 || ioctl(0, TIOCGWINSZ, &size) != 0) return;
+  process->console_width = size.ws_col;
+  process->console_height = size.ws_row;
+}
+
 Result<int> WaitInForeground(const oci::Process& process) {
   if (!process.console) return Foreground(process).Wait();
   RawTerminal raw;

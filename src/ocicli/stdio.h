@@ -24,6 +24,9 @@ Result<> CheckConsole(const Flags& flags, bool terminal, bool detached);
 // Sends the pty's master to who listens on the unix socket `path`, as other runtimes do.
 Result<> SendConsole(const std::string& path, int master);
 
+// A process in the foreground begins with the size of our own terminal, if its configuration says none.
+void TakeTerminalSize(oci::ProcessSpec* process);
+
 // Signals that are meant for the process in the foreground wait from here on.
 void HoldSignals();
 // Until `process`, a child of ours, ends: hands on signals and, where it has a terminal, what is typed and shown. Its exit
