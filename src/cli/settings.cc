@@ -8,15 +8,8 @@
 
 #include "base/limits.h"
 #include "base/strings.h"
+#include "base/toml.h"
 #include "sys/path.h"
-
-// As in cri/config.cc: without exceptions.
-#undef TOML_SHARED_LIB
-#undef TOML_HEADER_ONLY
-#define TOML_HEADER_ONLY 1
-#define TOML_EXCEPTIONS 0
-#define TOML_ENABLE_FORMATTERS 1
-#include <toml++/toml.h>
 
 namespace caisson::cli {
 namespace {

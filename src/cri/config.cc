@@ -12,16 +12,8 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/strings.h"
+#include "base/toml.h"
 #include "base/unique_fd.h"
-
-// Without exceptions parse errors are values. The distribution's shared library has only the throwing kind, so the code
-// is compiled here whatever its package's flags say.
-#undef TOML_SHARED_LIB
-#undef TOML_HEADER_ONLY
-#define TOML_HEADER_ONLY 1
-#define TOML_EXCEPTIONS 0
-#define TOML_ENABLE_FORMATTERS 1
-#include <toml++/toml.h>
 
 namespace caisson::cri {
 namespace {
