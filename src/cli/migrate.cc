@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <cstdio>
 #include <memory>
 
-#include "base/unique_fd.h"
 #include "cli/command.h"
 #include "cli/migration.h"
+#include "sys/new_file.h"
 
 namespace caisson::cli {
 namespace {
@@ -15,15 +12,6 @@ namespace {
 struct MigrateOptions {
   std::string from, config, output;
 };
-
-Result<> WriteNew(const std::string& path, const std::string& text) {
-  UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
-  if (!file) return ErrnoError("make '{}'", path);
-  if (write(file.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size())) return {};
-  Error error = ErrnoError("write '{}'", path);
-  unlink(path.c_str());
-  return error;
-}
 
 Result<> Migrate(const MigrateOptions& options) {
   bool crio = options.from == "crio";
@@ -33,7 +21,7 @@ Result<> Migrate(const MigrateOptions& options) {
   if (options.output.empty()) {
     Print(migration.toml);
   } else {
-    TRY(WriteNew(options.output, migration.toml));
+    TRY(sys::WriteNewFile(options.output, migration.toml, 0644));
   }
   std::string report;
   if (!migration.notes.empty()) report = fmt::format("{} settings of '{}' have no counterpart:\n", migration.notes.size(), path);

@@ -40,7 +40,6 @@ Result<Found> Find(const Context& context, const std::string& id);
 // Reads its configuration again. `gate`: connect to it, to start the container. `hooks` not null: gets the container's hooks,
 // which the caller then runs itself.
 Result<std::unique_ptr<oci::Container>> Open(const Context& context, const Found& found, bool gate = false, oci::Hooks* hooks = nullptr);
-Result<std::unique_ptr<oci::Cgroup>> OpenCgroup(const Record& record);
 
 // create, start, delete and run: lifecycle.cc. The words are checked for their number already.
 Result<int> Create(const Context& context, const Flags& flags);

@@ -10,6 +10,7 @@
 #include "oci/clone.h"
 #include "ocicli/command.h"
 #include "ocicli/stdio.h"
+#include "sys/new_file.h"
 #include "sys/path.h"
 
 namespace caisson::ocicli {
@@ -94,8 +95,7 @@ Result<int> Launch(const Flags& flags, const Found& found, oci::Container* conta
   auto handed = [&]() -> Result<> {
     if (terminal && detached) TRY(SendConsole(flags.Text("console-socket"), process.console.get()));
     if (!flags.Given("pid-file")) return {};
-    std::string path = flags.Text("pid-file");
-    return ReplaceFile(path.find('/') == std::string::npos ? "./" + path : path, std::to_string(process.pid), 0644);
+    return sys::ReplaceFile(flags.Text("pid-file"), std::to_string(process.pid), 0644);
   }();
   if (!handed) {
     oci::KillAndReap(process.pidfd.get());

@@ -45,14 +45,6 @@ Result<std::unique_ptr<oci::Container>> Open(const Context& context, const Found
   return oci::Container::Open(std::move(options));
 }
 
-Result<std::unique_ptr<oci::Cgroup>> OpenCgroup(const Record& record) {
-  oci::CgroupOptions options;
-  options.path = record.cgroup;
-  options.systemd = record.systemd_cgroup;
-  options.rootless = record.rootless;
-  return oci::Cgroup::Open(options);
-}
-
 Result<int> SignalNumber(const std::string& text) {
   auto wrong = [&] { return MakeError(Code::kInvalidArgument, "unknown signal '{}'", text.substr(0, 32)); };
   if (auto number = ParseInt64(text)) {

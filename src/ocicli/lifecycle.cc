@@ -15,6 +15,7 @@
 #include "oci/hooks.h"
 #include "ocicli/command.h"
 #include "ocicli/stdio.h"
+#include "sys/new_file.h"
 #include "sys/path.h"
 
 namespace caisson::ocicli {
@@ -103,7 +104,7 @@ Result<Made> Make(const Context& context, const Flags& flags, const std::string&
   TRY(made.folder.Write(made.record));
   if (flags.Given("pid-file")) {
     std::string path = flags.Text("pid-file");
-    TRY(ReplaceFile(path.find('/') == std::string::npos ? "./" + path : path, std::to_string(made.record.init.pid), 0644));
+    TRY(sys::ReplaceFile(path, std::to_string(made.record.init.pid), 0644));
     rollback.Add([path] { unlink(path.c_str()); });
   }
   rollback.Commit();

@@ -18,6 +18,7 @@
 #include "base/strings.h"
 #include "oci/cgroup.h"
 #include "oci/json_reader.h"
+#include "sys/new_file.h"
 #include "sys/path.h"
 #include "sys/proc_text.h"
 
@@ -78,10 +79,7 @@ Result<UniqueFd> GateSocket(int extra) {
 }
 
 bool IsFrozen(const Record& record) {
-  oci::CgroupOptions options;
-  options.path = record.cgroup;
-  options.systemd = record.systemd_cgroup;
-  auto cgroup = oci::Cgroup::Open(options);
+  auto cgroup = OpenCgroup(record);
   if (!cgroup) return false;
   auto frozen = (*cgroup)->Frozen();
   return frozen && *frozen;
@@ -107,19 +105,6 @@ Result<> Folder::Make() const {
   return ErrnoError("make folder '{}'", path_);
 }
 
-Result<> ReplaceFile(const std::string& path, std::string_view text, unsigned mode) {
-  auto [folder, leaf] = sys::SplitPath(path);
-  std::string other = fmt::format("{}/.{}.{}", folder, leaf, getpid());
-  unlink(other.c_str());  // of one with our number that was killed
-  UniqueFd file(open(other.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode));
-  if (!file) return ErrnoError("make '{}'", other);
-  bool written = write(file.get(), text.data(), text.size()) == static_cast<ssize_t>(text.size());
-  if (written && rename(other.c_str(), path.c_str()) == 0) return {};
-  Error error = ErrnoError("write '{}'", path);
-  unlink(other.c_str());
-  return error;
-}
-
 Result<> Folder::Write(const Record& record) const {
   Json document = {{"id", record.id},
                    {"bundle", record.bundle},
@@ -133,10 +118,10 @@ Result<> Folder::Write(const Record& record) const {
                    {"ownPidNamespace", record.own_pid_namespace},
                    {"owner", record.owner},
                    {"annotations", record.annotations}};
-  return ReplaceFile(path_ + "/state.json", DumpJson(document), 0600);
+  return sys::ReplaceFile(path_ + "/state.json", DumpJson(document), 0600);
 }
 
-Result<> Folder::WriteConfig(std::string_view text) const { return ReplaceFile(config_path(), text, 0600); }
+Result<> Folder::WriteConfig(std::string_view text) const { return sys::ReplaceFile(config_path(), text, 0600); }
 
 Result<Record> Folder::Read() const {
   if (!IsSafeName(id_)) return MakeError(Code::kInvalidArgument, "'{}' cannot be a container's id", id_.substr(0, 128));
@@ -199,6 +184,14 @@ Result<std::vector<std::string>> ListFolders(const std::string& root) {
   }
   std::sort(names.begin(), names.end());
   return names;
+}
+
+Result<std::unique_ptr<oci::Cgroup>> OpenCgroup(const Record& record) {
+  oci::CgroupOptions options;
+  options.path = record.cgroup;
+  options.systemd = record.systemd_cgroup;
+  options.rootless = record.rootless;
+  return oci::Cgroup::Open(options);
 }
 
 ProcessMark MarkOf(int pid) {

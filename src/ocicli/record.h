@@ -12,12 +12,14 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "oci/cgroup.h"
 
 namespace caisson::ocicli {
 
@@ -75,12 +77,11 @@ ProcessMark MarkOf(int pid);
 bool IsAlive(const ProcessMark& mark);
 // A pidfd of exactly that process; not valid if it has ended.
 UniqueFd OpenProcess(const ProcessMark& mark);
+// As much of the container's cgroup as there is, and as may be reached. kNotFound: nothing.
+Result<std::unique_ptr<oci::Cgroup>> OpenCgroup(const Record& record);
 Result<Status> StatusOf(const Folder& folder, const Record& record);
 
 // runtime-spec runtime.md "State", and what other runtimes tell beside it.
 Json StateJson(const Record& record, Status status);
-
-// Writes `text` to `path` by way of another name.
-Result<> ReplaceFile(const std::string& path, std::string_view text, unsigned mode);
 
 }  // namespace caisson::ocicli

@@ -21,6 +21,7 @@
 #include "oci/cgroup.h"
 #include "shim/cgroup_record.h"
 #include "sys/event_loop.h"
+#include "sys/new_file.h"
 #include "sys/path.h"
 #include "sys/socket.h"
 #include "sys/spawn.h"
@@ -233,11 +234,7 @@ void FillExit(const std::string& bundle, v3::DeleteResponse* response) {
 }  // namespace
 
 Result<> WriteBundleFile(const std::string& bundle, const char* name, const std::string& text) {
-  std::string path = bundle + "/" + name, made = path + ".new";
-  UniqueFd file(open(made.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
-  if (!file || write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) return ErrnoError("write '{}'", made);
-  if (rename(made.c_str(), path.c_str()) != 0) return ErrnoError("rename '{}'", made);
-  return {};
+  return sys::ReplaceFile(bundle + "/" + name, text);
 }
 
 Result<> StartShim(const ShimCommand& command) {
