@@ -151,14 +151,18 @@ class VmContract : public testing::Test {
     fds_ += 2;
   }
 
-  // Starts a VM and waits for its first word.
-  void Boot(VmConfig config) {
+  void Start(VmConfig config) {
     auto vm = CreateQemu(std::move(config));
     ASSERT_TRUE(vm) << vm.error().message;
     vm_ = std::move(*vm);
     auto started = vm_->Start(kMillis);
     ASSERT_TRUE(started) << started.error().message;
     Open();
+  }
+
+  // Starts a VM and waits for its first word.
+  void Boot(VmConfig config) {
+    ASSERT_NO_FATAL_FAILURE(Start(std::move(config)));
     ASSERT_EQ(Ask("echo hello"), "hello");
   }
 
@@ -533,12 +537,7 @@ TEST_F(VmContract, IsSavedAndCloned) {
   std::vector<std::unique_ptr<Vm>> clones;
   for (int i = 0; i < 2; ++i) {
     int64_t begin = MonotonicNanos();
-    auto clone = CreateQemu(config);
-    ASSERT_TRUE(clone);
-    vm_ = std::move(*clone);
-    auto started = vm_->Start(kMillis);
-    ASSERT_TRUE(started) << started.error().message;
-    Open();
+    ASSERT_NO_FATAL_FAILURE(Start(config));
     EXPECT_EQ(Ask("count"), "3");
     std::cout << "clone: " << (MonotonicNanos() - begin) / kNanosPerMilli << " ms to the first answer\n";
     EXPECT_EQ(Ask("count"), "4");
@@ -572,12 +571,7 @@ TEST_F(VmContract, IsSavedWithItsMemory) {
   config.restore_from = sys::FdPath(state->get());
   for (int i = 0; i < 2; ++i) {
     int64_t begin = MonotonicNanos();
-    auto clone = CreateQemu(config);
-    ASSERT_TRUE(clone);
-    vm_ = std::move(*clone);
-    auto started = vm_->Start(kMillis);
-    ASSERT_TRUE(started) << started.error().message;
-    Open();
+    ASSERT_NO_FATAL_FAILURE(Start(config));
     EXPECT_EQ(Ask("count"), "2");
     std::cout << "with its memory: " << (MonotonicNanos() - begin) / kNanosPerMilli << " ms to the first answer\n";
     channel_.Reset();
