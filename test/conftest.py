@@ -59,8 +59,7 @@ def make_daemon(registry):
 def alone(make_daemon, registry):
     """A daemon for one test, with busybox pulled."""
     daemon = make_daemon()
-    daemon.image = registry.busybox
-    daemon.client.PullImage(image={"image": registry.busybox})
+    daemon.pull_busybox(registry)
     return daemon
 
 
@@ -101,8 +100,7 @@ def daemon(registry):
     path = tempfile.mkdtemp(prefix="caisson-test-")
     leaks = Leaks(os.path.basename(path))
     daemon = Daemon(path)
-    daemon.image = registry.busybox
-    daemon.client.PullImage(image={"image": registry.busybox})
+    daemon.pull_busybox(registry)
     yield daemon
     daemon.destroy()
     left = leaks.check() + sorted(daemon.links_left)

@@ -27,8 +27,7 @@ def support(daemon):
 @pytest.fixture(scope="module")
 def without_criu(make_module_daemon, registry):
     daemon = make_module_daemon(config=ABSENT)
-    daemon.client.PullImage(image={"image": registry.busybox})
-    daemon.image = registry.busybox
+    daemon.pull_busybox(registry)
     return daemon
 
 

@@ -17,8 +17,7 @@ DASHBOARD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..",
 
 def test_what_the_daemon_counts(make_daemon, registry):
     daemon = make_daemon(config=METRICS)
-    daemon.image = registry.busybox
-    daemon.client.PullImage(image={"image": registry.busybox})
+    daemon.pull_busybox(registry)
     pods = Pods(daemon)
     pod = pods.run_pod()
     container = pods.start(pod, ["sleep", "1000"])

@@ -18,8 +18,7 @@ pytestmark = pytest.mark.skipif(not os.path.exists(f"{CNI_BIN}/portmap"), reason
 def host(make_module_daemon, registry):
     """A daemon whose host network is a namespace: rules and routes of portmap are of nobody else."""
     daemon = make_module_daemon()
-    daemon.image = registry.busybox
-    daemon.client.PullImage(image={"image": registry.busybox})
+    daemon.pull_busybox(registry)
     daemon.stop()
     names = [f"cst-{daemon.marker}-{what}" for what in ("host", "far")]
     inside, far = (["nsenter", f"--net=/run/netns/{name}"] for name in names)

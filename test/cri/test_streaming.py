@@ -516,8 +516,7 @@ def test_sessions_with_dying_clients_leave_no_trace(daemon, pods, server):
 
 def test_a_daemon_that_dies_takes_its_sessions_along(make_daemon, registry):
     daemon = make_daemon()
-    daemon.client.PullImage(image={"image": registry.busybox})
-    daemon.image = registry.busybox
+    daemon.pull_busybox(registry)
     pods = Pods(daemon)
     pod = pods.run_pod()
     container = pods.start(pod, ["sh", "-c", "while read x; do echo tick $x; done"], stdin=True, stdin_once=True)

@@ -69,8 +69,7 @@ def test_killed_at_random_moments(make_daemon, registry):
     print(f"CAISSON_KILL_SEED={seed}")
     dice = random.Random(seed)
     daemon = make_daemon()
-    daemon.image = registry.busybox
-    daemon.client.PullImage(image={"image": registry.busybox})
+    daemon.pull_busybox(registry)
     for turn in range(KILLS):
         load = Load(daemon, seed + turn)
         load.threads[0].join(dice.uniform(0.005, 1.0))

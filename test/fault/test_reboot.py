@@ -85,8 +85,7 @@ def custom(make_daemon, registry):
 
 def test_pods_of_before(make_daemon, registry):
     daemon = make_daemon()
-    daemon.image = registry.busybox
-    daemon.client.PullImage(image={"image": registry.busybox})
+    daemon.pull_busybox(registry)
     pods = Pods(daemon)
     pod, host = pods.run_pod(), pods.run_pod(host_network=True)
     running = pods.start(pod, ["sh", "-c", "echo before; sleep 1000"])
@@ -165,8 +164,7 @@ def test_in_the_middle_of_a_creation(make_daemon, registry):
 def test_twice(make_daemon, registry):
     """A second reboot before anyone has removed what the first has ended."""
     daemon = make_daemon()
-    daemon.image = registry.busybox
-    daemon.client.PullImage(image={"image": registry.busybox})
+    daemon.pull_busybox(registry)
     first = Pods(daemon).run_pod()
     container = Pods(daemon).start(first, ["sleep", "1000"])
     reboot(daemon)

@@ -192,6 +192,11 @@ class Daemon:
                         found[name] = pid
         return found
 
+    def pull_busybox(self, registry):
+        """So that pods of this daemon (harness/pods.py) have an image."""
+        self.image = registry.busybox
+        self.client.PullImage(image={"image": self.image})
+
     def destroy(self):
         """Pods, daemon, bridge and folders gone."""
         try:

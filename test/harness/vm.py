@@ -21,8 +21,7 @@ def need_guest():
 def vm_daemon_of(make, registry, config="", tables=True):
     """A daemon whose handler caisson-vm boots this build's guest, with busybox pulled. Without `tables` the config has the handler's."""
     daemon = make(config=config + (VM_CONFIG if tables and not VMS else ""))
-    daemon.image = registry.busybox
-    daemon.client.PullImage(image={"image": registry.busybox})
+    daemon.pull_busybox(registry)
     return daemon
 
 

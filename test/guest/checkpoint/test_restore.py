@@ -23,8 +23,7 @@ COUNTER = ("i=0; echo begun $$ > /work/begun; mkdir -p /work/d; echo deep > /wor
 @pytest.fixture(scope="module")
 def restoring(make_module_daemon, registry):
     daemon = make_module_daemon(config=CONFIG)
-    daemon.client.PullImage(image={"image": registry.busybox})
-    daemon.image = registry.busybox
+    daemon.pull_busybox(registry)
     return daemon
 
 
