@@ -40,6 +40,7 @@ constexpr char kService[] = "caisson.guest.v1.Guest";
 constexpr int64_t kDiskMillis = 10'000;
 // For modules: how long, and how often is looked. They are many and load when nobody wants the processor.
 constexpr int64_t kSettleMillis = 10'000, kModuleLookMillis = 20;
+constexpr int64_t kPlugMillis = 10'000, kPlugLookMillis = 10;  // for the kernel to take memory into use: emulated some hundred ms
 
 std::string ContainerDir(const std::string& id) { return fmt::format("{}/containers/{}", kRunDir, id); }
 
@@ -208,6 +209,24 @@ v1::ReleaseContainerResponse GuestService::Release(const std::string& id) {
   return response;
 }
 
+// Memory first: a limit may be of it.
+void GuestService::Resize(const v1::ResizeRequest& request, int64_t left_millis, std::function<void(Result<v1::ResizeResponse>)> respond) {
+  if (request.plugged_bytes() > UsedMemoryBlocks()) {
+    if (left_millis <= 0) {
+      return respond(MakeError(Code::kDeadlineExceeded, "the guest's kernel uses {} bytes of the memory of its machine, which has {}", UsedMemoryBlocks(), request.plugged_bytes()));
+    }
+    tasks_->loop()->After(kPlugLookMillis, [this, request, left_millis, respond = std::move(respond)] { Resize(request, left_millis - kPlugLookMillis, respond); });
+    return;
+  }
+  auto resized = [&]() -> Result<v1::ResizeResponse> {
+    v1::ResizeResponse response;
+    TRY(LimitPodMemory(request.memory_limit_bytes()));
+    response.set_processors(TRY(SetProcessors(request.processors())));
+    return response;
+  }();
+  respond(std::move(resized));
+}
+
 void GuestService::OpenDebug(std::function<void(Result<v1::OpenDebugResponse>)> respond) {
   if (!debug_) return respond(MakeError(Code::kFailedPrecondition, "this machine was not started for debugging"));
   OpenDebugContainer(tasks_, [respond](Result<> opened) {
@@ -260,12 +279,8 @@ void GuestService::Register(ttrpc::Server* server) {
       server, "ReleaseContainer", [this](const auto& request) -> Result<v1::ReleaseContainerResponse> { return Release(request.id()); });
   server->HandleTyped<v1::AwaitDisksRequest, v1::AwaitDisksResponse>(
       kService, "AwaitDisks", [this](const auto& request, auto respond) { AwaitDisks(request, std::move(respond)); });
-  Add<v1::ResizeRequest, v1::ResizeResponse>(server, "Resize", [](const auto& request) -> Result<v1::ResizeResponse> {
-    v1::ResizeResponse response;
-    TRY(LimitPodMemory(request.memory_limit_bytes()));
-    response.set_processors(TRY(SetProcessors(request.processors())));
-    return response;
-  });
+  server->HandleTyped<v1::ResizeRequest, v1::ResizeResponse>(
+      kService, "Resize", [this](const auto& request, auto respond) { Resize(request, kPlugMillis, std::move(respond)); });
   Add<v1::PutFilesRequest, v1::PutFilesResponse>(server, "PutFiles", [this](const auto& request) -> Result<v1::PutFilesResponse> {
     TRY(volumes_.Put(request));
     return v1::PutFilesResponse();

@@ -41,6 +41,7 @@ class GuestService {
   guest::v1::ReleaseContainerResponse Release(const std::string& id);
   void AwaitDisks(const guest::v1::AwaitDisksRequest& request, std::function<void(Result<guest::v1::AwaitDisksResponse>)> respond);
   void RegisterStreams(ttrpc::Server* server);
+  void Resize(const guest::v1::ResizeRequest& request, int64_t left_millis, std::function<void(Result<guest::v1::ResizeResponse>)> respond);
   void OpenDebug(std::function<void(Result<guest::v1::OpenDebugResponse>)> respond);
 
   task::Tasks* tasks_;

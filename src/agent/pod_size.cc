@@ -1,15 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/pod_size.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <memory>
 
 #include "base/log.h"
+#include "base/strings.h"
 #include "base/unique_fd.h"
 #include "oci/cgroup.h"
+#include "sys/path.h"
 
 namespace caisson::agent {
 namespace {
@@ -42,6 +47,21 @@ Result<uint32_t> SetProcessors(uint32_t count) {
     if (!done) log::Warn("{}", done.error().message);
   }
   return static_cast<uint32_t>(std::max(1L, sysconf(_SC_NPROCESSORS_ONLN)));
+}
+
+uint64_t UsedMemoryBlocks() {
+  const std::string folder = "/sys/devices/system/memory";
+  auto size = sys::ReadFile(folder + "/block_size_bytes", 64);
+  if (!size) return 0;
+  uint64_t bytes = std::strtoull(size->c_str(), nullptr, 16), used = 0;
+  std::unique_ptr<DIR, int (*)(DIR*)> dir(opendir(folder.c_str()), closedir);
+  while (dirent* entry = dir ? readdir(dir.get()) : nullptr) {
+    std::string_view name = entry->d_name;
+    if (!name.starts_with("memory") || name.size() == strlen("memory")) continue;
+    auto state = sys::ReadFile(fmt::format("{}/{}/state", folder, name), 64);
+    if (state && Trim(*state) == "online") used += bytes;
+  }
+  return used;
 }
 
 Result<> LimitPodMemory(int64_t bytes) {

@@ -17,6 +17,10 @@ inline constexpr char kPodCgroup[] = "/pod";
 // to start or stop one. Starting one takes some milliseconds, emulated some hundred.
 Result<uint32_t> SetProcessors(uint32_t count);
 
+// What the kernel uses of the memory that the machine has, in whole blocks of it (Documentation/admin-guide/mm/memory-hotplug.rst). 0: it
+// cannot tell, for no memory can be plugged into it.
+uint64_t UsedMemoryBlocks();
+
 // Of all containers together; at most 0: no limit. kFailedPrecondition: they use more.
 Result<> LimitPodMemory(int64_t bytes);
 

@@ -85,6 +85,7 @@ std::vector<Field> HandlerFields(HandlerConfig* h) {
       {"", "vmm_path", &h->vmm_path},
       {"", "kernel", &h->kernel},
       {"", "initrd", &h->initrd},
+      {"", "machine", &h->machine},
       {"", "accelerator", &h->accelerator},
       {"", "vcpus", &h->vcpus},
       {"", "memory_bytes", &h->memory_bytes},
@@ -278,6 +279,7 @@ Result<> CheckHandler(const std::string& name, const HandlerConfig& handler) {
   TRY(CheckPath(key("shim_path"), handler.shim_path, true));
   TRY(CheckOneOf(key("sandbox"), handler.sandbox, {"native", "vm"}));
   TRY(CheckOneOf(key("vmm"), handler.vmm, {"qemu"}));
+  TRY(CheckOneOf(key("machine"), handler.machine, {"microvm", "q35"}));
   TRY(CheckOneOf(key("accelerator"), handler.accelerator, {"auto", "kvm", "tcg"}));
   TRY(CheckPath(key("vmm_path"), handler.vmm_path, true));
   TRY(CheckPath(key("kernel"), handler.kernel, false));

@@ -26,6 +26,7 @@ struct HandlerConfig {
   std::string vmm_path;  // empty: where its package puts it
   std::string kernel = "/usr/lib/caisson/guest/kernel";
   std::string initrd = "/usr/lib/caisson/guest/initramfs";
+  std::string machine = "microvm";     // or "q35", into which memory can be plugged
   std::string accelerator = "auto";    // "kvm", "tcg", or whichever a probe finds
   int64_t vcpus = 1;                   // of a pod without a CPU limit
   int64_t memory_bytes = 512 << 20;    // of a pod without a memory limit

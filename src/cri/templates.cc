@@ -39,7 +39,7 @@ std::string IdentityOf(const std::string& path) {
 
 bool SameSize(const keeper::v1::MakeRequest& a, const keeper::v1::MakeRequest& b) {
   return a.handler() == b.handler() && a.share_memory() == b.share_memory() && a.vm().vcpus() == b.vm().vcpus() && a.vm().max_vcpus() == b.vm().max_vcpus() &&
-         a.vm().memory_bytes() == b.vm().memory_bytes() && a.vm().accelerator() == b.vm().accelerator();
+         a.vm().memory_bytes() == b.vm().memory_bytes() && a.vm().machine() == b.vm().machine() && a.vm().max_memory_bytes() == b.vm().max_memory_bytes() && a.vm().accelerator() == b.vm().accelerator();
 }
 
 }  // namespace
@@ -59,8 +59,8 @@ keeper::v1::MakeRequest TemplateFor(const Config& config, const PodRecord& recor
 }
 
 Result<std::string> Templates::KeyOf(const keeper::v1::MakeRequest& shape) const {
-  std::string text = fmt::format("{}\n{} {} {} {} {} {} {}\n", kVersion, shape.vm().vmm(), shape.vm().accelerator(), shape.vm().vcpus(),
-                                 shape.vm().max_vcpus(), shape.vm().memory_bytes(), shape.share_memory(), shape.vm().debug());
+  std::string text = fmt::format("{}\n{} {} {} {} {} {} {} {} {}\n", kVersion, shape.vm().vmm(), shape.vm().machine(), shape.vm().accelerator(), shape.vm().vcpus(),
+                                 shape.vm().max_vcpus(), shape.vm().memory_bytes(), shape.vm().max_memory_bytes(), shape.share_memory(), shape.vm().debug());
   text += IdentityOf(TRY(FindCompanion(config_, shape.handler())));
   text += IdentityOf(shape.vm().kernel()) + IdentityOf(shape.vm().initrd());
   if (!shape.vm().program().empty()) return HexEncode(Sha256(text + IdentityOf(shape.vm().program()))).substr(0, kKeyDigits);

@@ -50,6 +50,7 @@ std::string PodInfoJson(const PodRecord& record) {
   if (record.has_vm()) {
     vm = {{"vmm", record.vm().vmm()},
           {"accelerator", record.vm().accelerator()},
+          {"machine", record.vm().machine()},
           {"vcpus", record.vm().vcpus()},
           {"memoryBytes", record.vm().memory_bytes()},
           {"vmmUser", record.vm().vmm_id()},

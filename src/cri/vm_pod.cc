@@ -2,10 +2,12 @@
 #include "cri/vm_pod.h"
 
 #include <sys/stat.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
+#include <thread>
 
 #include "base/log.h"
 #include "base/sha256.h"
@@ -27,6 +29,7 @@ constexpr int64_t kAcceleratorProbeMillis = 10'000;
 constexpr size_t kAcceleratorLogBytes = 4096;
 // Guests of nearly the same size are clones of one template.
 constexpr uint64_t kSizeStep = uint64_t{32} << 20;
+constexpr uint64_t kPlugStep = uint64_t{128} << 20;  // vmm::kMemoryBlockBytes
 constexpr uint64_t kMiB = 1 << 20;
 
 uint64_t Positive(int64_t value) { return value > 0 ? static_cast<uint64_t>(value) : 0; }
@@ -120,17 +123,26 @@ Result<> CheckVmContainer(const v1::ContainerConfig& container) {
   return {};
 }
 
-VmSize VmSizeOf(const HandlerConfig& handler, const v1::PodSandboxConfig& pod, uint32_t processors) {
+HostSize ReadHostSize() {
+  HostSize host{std::max(1u, std::thread::hardware_concurrency()), 0};
+  struct sysinfo info {};
+  if (sysinfo(&info) == 0) host.memory_bytes = uint64_t{info.totalram} * info.mem_unit;
+  return host;
+}
+
+VmSize VmSizeOf(const HandlerConfig& handler, const v1::PodSandboxConfig& pod, const HostSize& host) {
   const auto& resources = pod.linux().resources();
   VmSize size{static_cast<uint32_t>(handler.vcpus), static_cast<uint64_t>(handler.memory_bytes)};
   uint64_t quota = Positive(resources.cpu_quota()), period = PeriodOf(resources);
   if (quota > 0) size.vcpus = static_cast<uint32_t>(std::min<uint64_t>((quota - 1) / period + 1, UINT32_MAX));
-  size.vcpus = std::clamp<uint32_t>(size.vcpus, 1, std::max<uint32_t>(processors, 1));
+  size.vcpus = std::clamp<uint32_t>(size.vcpus, 1, std::max<uint32_t>(host.processors, 1));
   if (uint64_t limit = Positive(resources.memory_limit_in_bytes()); limit > 0) {
     size.memory_bytes = std::max(limit + kGuestOverheadBytes + limit / kGuestOverheadPart, kLeastGuestBytes);
   }
   size.memory_bytes = (size.memory_bytes + kSizeStep - 1) / kSizeStep * kSizeStep;
-  size.max_vcpus = std::max(size.vcpus, std::min(processors, kPluggableVcpus));
+  size.max_vcpus = std::max(size.vcpus, std::min(host.processors, kPluggableVcpus));
+  // Whole blocks: what is rounded up when it is plugged in is there.
+  if (handler.machine == "q35") size.max_memory_bytes = size.memory_bytes + (host.memory_bytes > size.memory_bytes ? host.memory_bytes - size.memory_bytes : 0) / kPlugStep * kPlugStep;
   return size;
 }
 
@@ -145,11 +157,11 @@ pod::v1::CpuLimit VmCpuLimitOf(const v1::PodSandboxConfig& pod) {
   return limit;
 }
 
-Result<pod::v1::ResizeRequest> VmResizeOf(const Config& config, const PodRecord& record, uint32_t processors) {
+Result<pod::v1::ResizeRequest> VmResizeOf(const Config& config, const PodRecord& record, const HostSize& host) {
   auto found = config.handlers.find(record.resolved_handler());
   const HandlerConfig handler = found == config.handlers.end() ? DefaultHandler(kVmHandler) : found->second;
   TRY(CheckVmPod(config, record.resolved_handler(), record.vm().accelerator(), record.config()));
-  VmSize size = VmSizeOf(handler, record.config(), processors);
+  VmSize size = VmSizeOf(handler, record.config(), host);
   pod::v1::ResizeRequest request;
   *request.mutable_cpu_limit() = VmCpuLimitOf(record.config());
   // What the handler's configuration says of pods without a limit may be another now.
@@ -180,6 +192,8 @@ pod::v1::VmOptions VmOptionsOf(const Config& config, const PodRecord& record) {
   options.set_vcpus(record.vm().vcpus());
   options.set_memory_bytes(record.vm().memory_bytes());
   options.set_max_vcpus(record.vm().max_vcpus());
+  options.set_machine(record.vm().machine());
+  options.set_max_memory_bytes(record.vm().max_memory_bytes());
   if (auto limit = VmCpuLimitOf(record.config()); limit.quota() > 0) *options.mutable_cpu_limit() = limit;
   options.set_cgroup_path(CgroupPath(record.config().linux().cgroup_parent(), record.id(), record.systemd_cgroup()));
   options.set_uid(record.vm().vmm_id());

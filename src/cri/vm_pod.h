@@ -43,14 +43,22 @@ inline constexpr uint32_t kPluggableVcpus = 8;
 struct VmSize {
   uint32_t vcpus = 1;
   uint64_t memory_bytes = 0;
-  uint32_t max_vcpus = 1;  // of a pod that is made with this size
+  // Of a pod that is made with this size.
+  uint32_t max_vcpus = 1;
+  uint64_t max_memory_bytes = 0;
 };
-// Of a pod that has been checked, on a host with so many processors.
-VmSize VmSizeOf(const HandlerConfig& handler, const runtime::v1::PodSandboxConfig& pod, uint32_t processors);
+// What a machine can have of the host at most.
+struct HostSize {
+  uint32_t processors = 1;
+  uint64_t memory_bytes = 0;  // 0: not known
+};
+HostSize ReadHostSize();
+// Of a pod that has been checked.
+VmSize VmSizeOf(const HandlerConfig& handler, const runtime::v1::PodSandboxConfig& pod, const HostSize& host);
 // Of the VMM's cgroup on the host: the pod's CPU limit and its overhead's. No quota: none.
 pod::v1::CpuLimit VmCpuLimitOf(const runtime::v1::PodSandboxConfig& pod);
 // What makes a running pod's VM what a new one of its `config` would be. kInvalidArgument: it could not boot.
-Result<pod::v1::ResizeRequest> VmResizeOf(const Config& config, const PodRecord& record, uint32_t processors);
+Result<pod::v1::ResizeRequest> VmResizeOf(const Config& config, const PodRecord& record, const HostSize& host);
 // The user and group that a pod's VMM runs as: the same for the same pod, most probably different for different ones.
 uint32_t VmmIdOf(const HandlerConfig& handler, const std::string& pod_id);
 // What the companion is told, of a record that has its `vm`.

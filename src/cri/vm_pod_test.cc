@@ -111,7 +111,7 @@ TEST(VmSizeOf, LimitsAndWhatTheGuestNeeds) {
     resources.set_cpu_quota(quota);
     resources.set_cpu_period(period);
     resources.set_memory_limit_in_bytes(memory);
-    return VmSizeOf(handler, pod, processors);
+    return VmSizeOf(handler, pod, {processors, uint64_t{2048 * kMiB}});
   };
   EXPECT_EQ(size(0, 0, 0).vcpus, 2u);
   EXPECT_EQ(size(0, 0, 0).memory_bytes, uint64_t{512 * kMiB});
@@ -129,6 +129,11 @@ TEST(VmSizeOf, LimitsAndWhatTheGuestNeeds) {
   EXPECT_EQ(size(0, 0, 0, 4).max_vcpus, 4u) << "all that the host has";
   EXPECT_EQ(size(0, 0, 0, 64).max_vcpus, kPluggableVcpus);
   EXPECT_EQ(size(1'200'000, 100'000, 0, 64).max_vcpus, 12u);
+  EXPECT_EQ(size(0, 0, 256 * kMiB).max_memory_bytes, 0u) << "microvm takes no more";
+  handler.machine = "q35";
+  EXPECT_EQ(size(0, 0, 0).max_memory_bytes, uint64_t{2048 * kMiB}) << "all that the host has";
+  EXPECT_EQ(size(0, 0, 256 * kMiB).max_memory_bytes, uint64_t{(352 + 13 * 128) * kMiB}) << "in whole blocks";
+  EXPECT_EQ(size(0, 0, 4096 * kMiB).max_memory_bytes, uint64_t{4288 * kMiB});
 }
 
 TEST(VmCpuLimitOf, IsThePodsAndItsOverheads) {
@@ -155,7 +160,7 @@ TEST(VmResizeOf, IsWhatANewPodWouldBe) {
   PodRecord record;
   record.set_resolved_handler("caisson-vm");
   record.mutable_vm()->set_max_vcpus(4);
-  auto request = VmResizeOf(config, record, 8);
+  auto request = VmResizeOf(config, record, {8, 0});
   ASSERT_TRUE(request) << request.error().message;
   EXPECT_EQ(request->vcpus(), 1u);
   EXPECT_EQ(request->memory_bytes(), 0u) << "all that it was started with";
@@ -163,19 +168,19 @@ TEST(VmResizeOf, IsWhatANewPodWouldBe) {
   auto& resources = *record.mutable_config()->mutable_linux()->mutable_resources();
   resources.set_cpu_quota(250'000);
   resources.set_memory_limit_in_bytes(256 * kMiB);
-  request = VmResizeOf(config, record, 8);
+  request = VmResizeOf(config, record, {8, 0});
   EXPECT_EQ(request->vcpus(), 3u);
   EXPECT_EQ(request->cpu_limit().quota(), 250'000);
   EXPECT_EQ(request->memory_bytes(), uint64_t{352 * kMiB});
   EXPECT_EQ(request->memory_limit_bytes(), int64_t{256 * kMiB});
   // Whether the machine has them is the companion's to say.
   resources.set_cpu_quota(700'000);
-  EXPECT_EQ(VmResizeOf(config, record, 8)->vcpus(), 7u);
+  EXPECT_EQ(VmResizeOf(config, record, {8, 0})->vcpus(), 7u);
   resources.set_memory_limit_in_bytes(1);
-  EXPECT_EQ(VmResizeOf(config, record, 8).error().code, Code::kInvalidArgument);
+  EXPECT_EQ(VmResizeOf(config, record, {8, 0}).error().code, Code::kInvalidArgument);
   resources.Clear();
   config.handlers["caisson-vm"].vcpus = 8;  // since the pod was made
-  EXPECT_EQ(VmResizeOf(config, record, 8)->vcpus(), 4u);
+  EXPECT_EQ(VmResizeOf(config, record, {8, 0})->vcpus(), 4u);
 }
 
 TEST(VmmIdOf, IsAPodsOwnAndStaysInItsRange) {

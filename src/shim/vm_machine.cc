@@ -12,6 +12,9 @@ constexpr char kMac[] = "02:00:00:00:00:01";  // the guest gives its card the on
 
 Result<> CheckVmOptions(const pod::v1::VmOptions& options) {
   if (options.vmm() != "qemu") return MakeError(Code::kUnimplemented, "there is no VMM '{}'", options.vmm().substr(0, 64));
+  if (options.machine() != "" && options.machine() != "microvm" && options.machine() != "q35") {
+    return MakeError(Code::kUnimplemented, "there is no machine '{}'", options.machine().substr(0, 64));
+  }
   return {};
 }
 
@@ -31,7 +34,9 @@ vmm::VmConfig VmConfigOf(const std::string& name, const std::string& run_dir, co
   config.accelerator = options.accelerator() == "kvm" ? vmm::Accelerator::kKvm : vmm::Accelerator::kTcg;
   if (options.vcpus() > 0) config.vcpus = options.vcpus();
   config.max_vcpus = options.max_vcpus();
+  config.pci = options.machine() == "q35";
   if (options.memory_bytes() > 0) config.memory_bytes = options.memory_bytes();
+  config.max_memory_bytes = options.max_memory_bytes();
   config.nic.mac = kMac;
   config.uid = options.uid();
   config.gid = options.gid();

@@ -15,7 +15,7 @@ void VmPod::RegisterResize(ttrpc::Server* server) {
 }
 
 uint64_t VmPod::WantedMemory(const pod::v1::ResizeRequest& request) const {
-  return request.memory_bytes() > 0 ? request.memory_bytes() : config_.memory_bytes;
+  return request.memory_bytes() > 0 ? request.memory_bytes() : vm_->PluggedMemory();
 }
 
 // Before anything is done.
@@ -25,9 +25,9 @@ Result<> VmPod::CheckResize(const pod::v1::ResizeRequest& request) const {
   if (request.vcpus() > most) {
     return MakeError(Code::kFailedPrecondition, "pod sandbox '{}': its VM has {} processors at most, not {}; a new pod can have more", id(), most, request.vcpus());
   }
-  if (request.memory_bytes() > config_.memory_bytes) {
-    return MakeError(Code::kFailedPrecondition, "pod sandbox '{}': its VM was started with {} MiB of memory and cannot have {} while it runs; a new pod can", id(),
-                     config_.memory_bytes / kMiB, request.memory_bytes() / kMiB);
+  if (const uint64_t memory = std::max(config_.memory_bytes, config_.max_memory_bytes); request.memory_bytes() > memory) {
+    return MakeError(Code::kFailedPrecondition, "pod sandbox '{}': its VM can have {} MiB of memory while it runs, not {}; a new pod can", id(), memory / kMiB,
+                     request.memory_bytes() / kMiB);
   }
   return {};
 }
@@ -41,6 +41,7 @@ void VmPod::ResizePod(const pod::v1::ResizeRequest& request, Resized resized) {
   guest::v1::ResizeRequest to_guest;
   to_guest.set_processors(request.vcpus());
   to_guest.set_memory_limit_bytes(request.memory_limit_bytes());
+  if (vm_->PluggedMemory() > config_.memory_bytes) to_guest.set_plugged_bytes(vm_->PluggedMemory());
   client_.Call<guest::v1::ResizeResponse>(guest_service::kGuest, "Resize", to_guest, GuestClient::kTimeoutMillis,
                                           [this, request, former, resized = std::move(resized)](Result<guest::v1::ResizeResponse> done) {
                                             if (!done && vm_ && memory_bytes_ > former) (void)SetMemory(former);

@@ -100,7 +100,7 @@ Result<std::unique_ptr<Vm>> CreateQemu(VmConfig config, sys::EventLoop* loop) {
   return std::unique_ptr<Vm>(std::make_unique<Qemu>(std::move(config), loop));
 }
 
-Qemu::Qemu(VmConfig config, sys::EventLoop* loop) : config_(std::move(config)), loop_(loop) {}
+Qemu::Qemu(VmConfig config, sys::EventLoop* loop) : config_(std::move(config)), loop_(loop), plugged_bytes_(config_.memory_bytes) {}
 
 Result<> Qemu::Start(int64_t deadline_millis) {
   if (started_) return MakeError(Code::kFailedPrecondition, "VM '{}' has been started already", config_.name);
@@ -211,17 +211,44 @@ Result<> Qemu::Resume(int64_t deadline_millis) {
   return {};
 }
 
-// Of a template's memory, mapped privately, QEMU could give nothing back: it would have to make holes in the sealed file.
 Result<> Qemu::SetMemory(uint64_t bytes, int64_t deadline_millis) {
   Qmp* qmp = TRY(Monitor());
+  const uint64_t most = std::max(config_.memory_bytes, config_.max_memory_bytes);
+  if (bytes < kLeastVmMemoryBytes || bytes > most) {
+    return Bad("VM '{}' cannot have {} bytes of memory: {} to {}", config_.name, bytes, kLeastVmMemoryBytes, most);
+  }
+  Deadline deadline = Deadline::After(deadline_millis);
+  if (bytes > plugged_bytes_) {
+    auto plugged = PlugMemory(bytes - plugged_bytes_, deadline);
+    if (!plugged) return Explain(std::move(plugged.error()).Within("plug in memory"));
+  }
+  // Of a template's memory, mapped privately, QEMU could give nothing back: it would have to make holes in the sealed file.
   if (!config_.memory.path.empty()) {
+    if (bytes + kMemoryBlockBytes > plugged_bytes_) return {};
     return MakeError(Code::kUnimplemented, "the memory of VM '{}' is shared with others that come of its template, and cannot become less", config_.name);
   }
-  if (bytes < kLeastVmMemoryBytes || bytes > config_.memory_bytes) {
-    return Bad("VM '{}' cannot have {} bytes of memory: {} to {}, with which it was started", config_.name, bytes, kLeastVmMemoryBytes, config_.memory_bytes);
-  }
-  auto done = qmp->Execute("balloon", {{"value", bytes}}, Deadline::After(deadline_millis));
+  auto done = qmp->Execute("balloon", {{"value", bytes}}, deadline);
   if (!done) return Explain(std::move(done.error()));
+  return {};
+}
+
+// A DIMM of whole blocks of memory: the guest's kernel takes no others (mm/memory_hotplug.c, memory_block_size_bytes).
+Result<> Qemu::PlugMemory(uint64_t bytes, Deadline deadline) {
+  const uint64_t room = config_.max_memory_bytes - plugged_bytes_;
+  const uint64_t size = std::min((bytes + kMemoryBlockBytes - 1) / kMemoryBlockBytes, room / kMemoryBlockBytes) * kMemoryBlockBytes;
+  if (size < bytes || memory_slots_used_ >= kQemuMemorySlots) {
+    return MakeError(Code::kResourceExhausted, "VM '{}' has {} bytes of memory in {} of {} slots and cannot have {} more", config_.name, plugged_bytes_,
+                     memory_slots_used_, kQemuMemorySlots, bytes);
+  }
+  const std::string memory = fmt::format("memory{}", memory_slots_used_), dimm = fmt::format("dimm{}", memory_slots_used_);
+  TRY(qmp_->Execute("object-add", {{"qom-type", "memory-backend-ram"}, {"id", memory}, {"size", size}}, deadline));
+  auto plugged = qmp_->Execute("device_add", {{"driver", "pc-dimm"}, {"id", dimm}, {"memdev", memory}}, deadline);
+  if (!plugged) {
+    (void)qmp_->Execute("object-del", {{"id", memory}}, deadline);
+    return std::move(plugged.error());
+  }
+  ++memory_slots_used_;
+  plugged_bytes_ += size;
   return {};
 }
 
@@ -231,7 +258,7 @@ Result<uint64_t> Qemu::Memory(int64_t deadline_millis) {
   if (!done) return Explain(std::move(done.error()));
   Json answer = TRY(ParseJson(*done));
   if (!answer.is_object() || !answer.contains("actual") || !answer["actual"].is_number_unsigned()) return Bad("query-balloon says {}", *done);
-  return std::min(answer["actual"].get<uint64_t>(), config_.memory_bytes);
+  return std::min(answer["actual"].get<uint64_t>(), plugged_bytes_);
 }
 
 Result<VmMetrics> Qemu::Metrics() {

@@ -34,6 +34,7 @@ class Qemu : public Vm {
   Result<> Resume(int64_t deadline_millis) override;
   Result<> Save(int file, int64_t deadline_millis) override;
   Result<> SetMemory(uint64_t bytes, int64_t deadline_millis) override;
+  uint64_t PluggedMemory() const override { return plugged_bytes_; }
   Result<uint64_t> Memory(int64_t deadline_millis) override;
   Result<VmMetrics> Metrics() override;
   void Kill() override;
@@ -64,6 +65,7 @@ class Qemu : public Vm {
   void DrainAll();
   // True once the process has ended; then its status is known.
   bool Ended();
+  Result<> PlugMemory(uint64_t bytes, Deadline deadline);
   Result<> PlugIn(const Disk& disk, bool is_device, int set, Deadline deadline);
   Result<> PlugOut(const std::string& serial, int set, Deadline deadline);
 
@@ -76,6 +78,8 @@ class Qemu : public Vm {
   UniqueFd channel_;  // O_PATH, of the listening socket
   std::map<std::string, int> disks_;  // serial → fd set
   int last_set_ = 0;
+  uint64_t plugged_bytes_;
+  int memory_slots_used_ = 0;
   std::vector<std::unique_ptr<Watched>> watched_;
   std::string status_;    // how the process ended
   std::string shutdown_;  // QEMU's reason, if it ended by itself

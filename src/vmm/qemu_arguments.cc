@@ -37,6 +37,8 @@ std::string KernelCommandLine(const VmConfig& config, const QemuHost& host) {
   // Under TCG the counter is the host's; measuring it against an emulated timer may never end.
   if (config.accelerator == Accelerator::kTcg && host.tsc_khz != 0) line += fmt::format(" tsc_early_khz={} tsc=reliable", host.tsc_khz);
   if (config.max_vcpus > config.vcpus) line += fmt::format(" maxcpus={}", config.vcpus);
+  // What is plugged in is used.
+  if (config.max_memory_bytes > config.memory_bytes) line += " memhp_default_state=online";
   if (!config.command_line.empty()) line += " " + config.command_line;
   return line;
 }
@@ -90,7 +92,9 @@ class Arguments {
     Add("-accel", kvm ? "kvm" : fmt::format("tcg,thread=multi,tb-size={}", kTranslatedMib));
     Add("-cpu", cpu);
     Add("-smp", fmt::format("{}", std::max(config_.vcpus, config_.max_vcpus)));
-    Add("-m", fmt::format("{}M", config_.memory_bytes / kMiB));
+    // arm64's virt plugs memory with firmware alone.
+    std::string room = config_.max_memory_bytes > config_.memory_bytes && !host_.arm64 ? fmt::format(",slots={},maxmem={}M", kQemuMemorySlots, config_.max_memory_bytes / kMiB) : "";
+    Add("-m", fmt::format("{}M{}", config_.memory_bytes / kMiB, room));
     // microvm's own, a SeaBIOS, does not start an ELF kernel every time in QEMU 10.
     if (!host_.arm64 && !config_.pci) Add("-bios", "qboot.rom");
   }
@@ -142,6 +146,12 @@ Result<> CheckVmConfig(const VmConfig& config) {
   }
   if (config.memory_bytes < kLeastVmMemoryBytes || config.memory_bytes > kMaxMemory || config.memory_bytes % kMiB != 0) {
     return Bad("a VM cannot have {} bytes of memory: {} MiB to {} TiB, in MiB", config.memory_bytes, kLeastVmMemoryBytes / kMiB, kMaxMemory >> 40);
+  }
+  if (config.max_memory_bytes != 0) {
+    if (!config.pci) return MakeError(Code::kUnimplemented, "memory can be plugged into a machine with a PCI bus (q35) only");
+    if (config.max_memory_bytes < config.memory_bytes || config.max_memory_bytes > kMaxMemory || config.max_memory_bytes % kMiB != 0) {
+      return Bad("a VM of {} bytes of memory cannot have {} later: at least as many, at most {} TiB, in MiB", config.memory_bytes, config.max_memory_bytes, kMaxMemory >> 40);
+    }
   }
   if (!config.nic.mac.empty() && !IsMac(config.nic.mac)) return Bad("'{}' is not the MAC address of one station", config.nic.mac);
   if (config.command_line.size() > kCommandLineBytes ||

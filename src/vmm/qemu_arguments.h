@@ -16,6 +16,7 @@ namespace caisson::vmm {
 inline constexpr char kQemuAgentPort[] = "caisson.agent.0";
 inline constexpr char kQemuFilesPort[] = "caisson.files.0";
 inline constexpr char kQemuDiskBus[] = "disks.0";
+inline constexpr int kQemuMemorySlots = 32;  // that DIMMs can be plugged into, where there are any
 
 // Numbers in QEMU's process; -1: there is none.
 struct QemuFds {

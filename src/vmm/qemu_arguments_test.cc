@@ -139,6 +139,22 @@ TEST(QemuArguments, ProcessorsThatStandStill) {
   EXPECT_THAT(Lines(config, Fds(), {}), Not(HasSubstr("maxcpus")));
 }
 
+TEST(QemuArguments, RoomForMoreMemory) {
+  VmConfig config = Config();
+  config.pci = true;
+  config.memory_bytes = uint64_t{256} << 20;
+  config.max_memory_bytes = uint64_t{1} << 30;
+  std::string lines = Lines(config, Fds(), {});
+  EXPECT_THAT(lines, HasSubstr("-m 256M,slots=32,maxmem=1024M\n"));
+  EXPECT_THAT(lines, HasSubstr(" memhp_default_state=online "));
+  config.max_memory_bytes = config.memory_bytes;
+  EXPECT_THAT(Lines(config, Fds(), {}), HasSubstr("-m 256M\n"));
+  config.pci = false;
+  auto checked = CheckVmConfig(config);
+  ASSERT_FALSE(checked);
+  EXPECT_EQ(checked.error().code, Code::kUnimplemented);
+}
+
 TEST(QemuArguments, OnArm64) {
   std::string lines = Lines(Config(), Fds(), {true, 0});
   EXPECT_TRUE(lines.starts_with("/usr/bin/qemu-system-aarch64\n")) << lines;
@@ -169,6 +185,7 @@ TEST(QemuArguments, WordsOfAConfigAreChecked) {
   EXPECT_TRUE(refused([](VmConfig& config) { config.vcpus = 289; }));
   EXPECT_TRUE(refused([](VmConfig& config) { config.vcpus = 2, config.max_vcpus = 1; }));
   EXPECT_TRUE(refused([](VmConfig& config) { config.max_vcpus = 289; }));
+  EXPECT_TRUE(refused([](VmConfig& config) { config.pci = true, config.max_memory_bytes = config.memory_bytes - 1; }));
   EXPECT_TRUE(refused([](VmConfig& config) { config.memory_bytes = 32 << 20; }));
   EXPECT_TRUE(refused([](VmConfig& config) { config.memory_bytes += 1; }));
   EXPECT_TRUE(refused([](VmConfig& config) { config.command_line = "a\nb"; }));

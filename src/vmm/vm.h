@@ -34,6 +34,8 @@ enum class Accelerator { kKvm, kTcg };
 
 // With less the kernel and its initramfs do not start.
 inline constexpr uint64_t kLeastVmMemoryBytes = uint64_t{48} << 20;
+// Memory is plugged in in multiples of it: a block of memory of Linux on x86-64 (memory_block_size_bytes, below 64 GiB).
+inline constexpr uint64_t kMemoryBlockBytes = uint64_t{128} << 20;
 
 struct Nic {
   // With IFF_VNET_HDR (net/tap.h); the caller's, duplicated into the VMM. -1: one that leads nowhere, so that a template has
@@ -73,6 +75,9 @@ struct VmConfig {
   // its own affair. 0: vcpus.
   uint32_t max_vcpus = 0;
   uint64_t memory_bytes = 256 << 20;
+  // That SetMemory can give it while it runs (memory hotplug), where `pci` is; the guest's kernel takes it into use by itself. 0:
+  // memory_bytes.
+  uint64_t max_memory_bytes = 0;
   MemoryFile memory;
   std::string restore_from;  // a state that Save has written, of the same config but for names and the NIC's tap; empty: a cold boot
   Nic nic;
@@ -121,9 +126,12 @@ class Vm {
   // Writes the paused machine's state into `file` (the caller's): all of it, but for the memory where that is in a shared
   // MemoryFile.
   virtual Result<> Save(int file, int64_t deadline_millis) = 0;
-  // The guest is to have so much of its memory; what it lets go of is the host's, as it goes, which is not waited for. kInvalidArgument:
-  // more than it was started with, or hardly any. kUnimplemented where memory cannot come and go: it is a file's.
+  // The guest is to have so much memory; what it lets go of is the host's, as it goes, and what is plugged in the guest takes into use, which
+  // is not waited for. kInvalidArgument: more than max_memory_bytes, or hardly any. kUnimplemented: what it was started with cannot
+  // become less, for it is a file's.
   virtual Result<> SetMemory(uint64_t bytes, int64_t deadline_millis) = 0;
+  // What the machine has, whether or not its guest uses it: memory_bytes, and what SetMemory has plugged in, which stays.
+  virtual uint64_t PluggedMemory() const = 0;
   // What the guest has of its memory now.
   virtual Result<uint64_t> Memory(int64_t deadline_millis) = 0;
   // kUnavailable: it has ended.

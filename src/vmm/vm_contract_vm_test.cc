@@ -320,12 +320,20 @@ TEST_F(VmContract, RunsOnAPciBus) {
   VmConfig config = Config();
   config.pci = true;
   config.vcpus = 2;
+  config.max_memory_bytes = config.memory_bytes + 2 * kMemoryBlockBytes;
   Boot(config);
   EXPECT_EQ(Ask("nics"), "02:00:00:00:00:01 ");
   UniqueFd layer = Image("the first layer.", O_RDONLY);
   ASSERT_TRUE(vm_->Attach({"layer0", layer.get(), true}, kMillis));
   EXPECT_TRUE(Becomes("disks", "layer0 "));
   ASSERT_TRUE(vm_->Detach("layer0", kMillis));
+  // More memory than it was started with, in whole blocks.
+  int64_t before = *ParseInt64(Ask("memory"));
+  auto set = vm_->SetMemory(config.memory_bytes + 1, kMillis);
+  ASSERT_TRUE(set) << set.error().message;
+  EXPECT_EQ(vm_->PluggedMemory(), config.memory_bytes + kMemoryBlockBytes);
+  EXPECT_TRUE(Becomes("memory", fmt::format("{}", before + static_cast<int64_t>(kMemoryBlockBytes >> 10))));
+  EXPECT_EQ(vm_->SetMemory(config.max_memory_bytes + 1, kMillis).error().code, Code::kInvalidArgument);
 }
 
 // With a loop the console is taken as it comes; when the VM is gone, the loop has nothing of it left.

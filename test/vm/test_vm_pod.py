@@ -8,7 +8,7 @@ import pytest
 
 from harness.registry import wait_for
 from harness.streams import Forward
-from harness.vm import BOOT_SECONDS, VmPods, need_guest, vm_daemon_of
+from harness.vm import BOOT_SECONDS, VM_CONFIG, VmPods, await_template, need_guest, vm_daemon_of
 
 NODE = 2
 
@@ -161,7 +161,7 @@ def test_its_size_changes_while_it_runs(vm_daemon, vm_pods):
     assert size() == (most, 352)
     wait_for("the guest has less memory", lambda: total() == all_memory - 128, BOOT_SECONDS)
     # What cannot be changes nothing.
-    assert "was started with 480 MiB" in update(grpc.StatusCode.FAILED_PRECONDITION, memory_limit_in_bytes=1024 * MIB, cpu_quota=50_000)
+    assert "can have 480 MiB of memory" in update(grpc.StatusCode.FAILED_PRECONDITION, memory_limit_in_bytes=1024 * MIB, cpu_quota=50_000)
     assert "MiB to boot" in update(grpc.StatusCode.INVALID_ARGUMENT, memory_limit_in_bytes=16 * MIB)
     assert size() == (most, 352) and vm_pods.exec(container, ["nproc"])[1] == f"{most}\n"
     # One container's limits, in the guest.
@@ -180,6 +180,42 @@ def test_its_size_changes_while_it_runs(vm_daemon, vm_pods):
     wait_for("the guest has its memory", lambda: total() == all_memory, BOOT_SECONDS)
     update(cpu_quota=100_000)
     assert vm_pods.exec(container, ["nproc"])[1] == "1\n" and size() == (1, 480)
+
+
+@pytest.mark.parametrize("templates", ["false", "true"])
+def test_memory_is_plugged_in(make_daemon, registry, templates):
+    need_guest()
+    daemon = vm_daemon_of(make_daemon, registry, VM_CONFIG + f'machine = "q35"\ntemplates = {templates}\n', tables=False)
+    pods = VmPods(daemon)
+    if templates == "true":
+        pods.run_pod()
+        await_template(daemon)
+    pod = pods.run_pod()
+    vm = pod_info(daemon, pod[0])["vm"]
+    assert (vm["machine"], vm["start"]) == ("q35", "clone" if templates == "true" else "boot")
+    container = pods.start(pod, ["sleep", "1000"], linux={"resources": {"memory_limit_in_bytes": 64 * MIB}})
+
+    def see(path):
+        return pods.exec(container, ["cat", path])[1].split()
+
+    def update(limit):
+        daemon.client.UpdatePodSandboxResources(pod_sandbox_id=pod[0], resources={"memory_limit_in_bytes": limit})
+
+    def total():
+        return int(see("/proc/meminfo")[1]) // 1024
+
+    before = total()
+    update(1024 * MIB)
+    assert pod_info(daemon, pod[0])["vm"]["memoryBytes"] // MIB >= 1024 + 80
+    assert total() > before + 600
+    daemon.client.UpdateContainerResources(container_id=container, linux={"memory_limit_in_bytes": 900 * MIB})
+    assert see("/sys/fs/cgroup/memory.max") == [str(900 * MIB)]
+    assert pods.exec(container, ["sh", "-c", "dd if=/dev/zero of=/dev/null bs=600M count=1"])[0] == 0
+    # No machine has more than its host.
+    with pytest.raises(grpc.RpcError) as error:
+        update(1 << 44)
+    assert error.value.code() == grpc.StatusCode.FAILED_PRECONDITION and "while it runs" in error.value.details()
+    pods.remove_all()
 
 
 def test_untrusted_pods_are_vms_where_configured(make_daemon, registry):

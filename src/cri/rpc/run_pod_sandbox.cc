@@ -205,13 +205,15 @@ void LogFailure(Creation& creation, const Result<>& undone) {
 void DecideVm(Context& context, PodRecord* record) {
   const HandlerConfig& handler = context.config.handlers.at(record->resolved_handler());
   if (!handler.IsVm()) return;
-  VmSize size = VmSizeOf(handler, record->config(), std::max(1u, std::thread::hardware_concurrency()));
+  VmSize size = VmSizeOf(handler, record->config(), ReadHostSize());
   auto& vm = *record->mutable_vm();
   vm.set_vmm(handler.vmm);
   vm.set_accelerator(context.vm_accelerators.Of(record->resolved_handler()));
   vm.set_vcpus(size.vcpus);
   vm.set_memory_bytes(size.memory_bytes);
   vm.set_max_vcpus(size.max_vcpus);
+  vm.set_machine(handler.machine);
+  vm.set_max_memory_bytes(size.max_memory_bytes);
   vm.set_vmm_id(VmmIdOf(handler, record->id()));
   vm.set_debug(handler.debug);
 }

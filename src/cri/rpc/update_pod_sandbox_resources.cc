@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <thread>
-
 #include "cri/container_spec.h"
 #include "cri/rpc/rpc.h"
 #include "cri/vm_pod.h"
@@ -16,7 +14,7 @@ Result<> ResizeVm(Context& context, const Pod& pod, PodRecord* changed) {
   auto& linux = *wanted.mutable_config()->mutable_linux();
   if (changed->has_overhead()) *linux.mutable_overhead() = changed->overhead();
   if (changed->has_resources()) *linux.mutable_resources() = changed->resources();
-  auto request = TRY(VmResizeOf(context.config, wanted, std::max(1u, std::thread::hardware_concurrency())));
+  auto request = TRY(VmResizeOf(context.config, wanted, ReadHostSize()));
   auto done = TRY(shim->Call<pod::v1::ResizeResponse>(service::kPod, "Resize", request));
   changed->mutable_vm()->set_vcpus(done.vcpus());
   changed->mutable_vm()->set_memory_bytes(done.memory_bytes());
