@@ -62,6 +62,8 @@ class MiniKernel:
                 key = hashlib.sha256(found.group(1).encode() + f.read()).hexdigest()[:16]
             folder = f"{cache}/kernel-{key}"
             if not os.path.isdir(folder):
+                for unfinished in glob.glob(f"{cache}/new-*"):
+                    shutil.rmtree(unfinished)
                 MiniKernel._build(cache, folder, found.group(1))
                 for old in glob.glob(f"{cache}/kernel-*"):
                     if old != folder:
