@@ -133,6 +133,7 @@ Result<v1::ConfigureResponse> GuestService::Configure(const v1::ConfigureRequest
   options.seccomp_cache_dir = fmt::format("{}/seccomp", kRunDir);
   mkdir(options.seccomp_cache_dir.c_str(), 0700);
   options.writable_layer = ContainerDir;
+  options.pod_cgroup = kPodCgroup;
   tasks_->set_options(std::move(options));
   v1::ConfigureResponse response;
   response.set_sandbox_pid(static_cast<uint32_t>(init_ ? init_->pid() : getpid()));

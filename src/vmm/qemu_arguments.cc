@@ -33,7 +33,8 @@ std::string KernelCommandLine(const VmConfig& config, const QemuHost& host) {
   std::string line = host.arm64 ? "console=ttyAMA0" : "console=ttyS0 reboot=t";
   // A panic ends the VM (-no-reboot) instead of leaving it there. notests: 0.4 s of an emulated processor's time for ciphers
   // that nobody uses here.
-  line += " quiet panic=-1 cryptomgr.notests";
+  // numdummies: a kernel with the dummy driver built in makes a device that would be the pod's.
+  line += " quiet panic=-1 cryptomgr.notests dummy.numdummies=0";
   // Under TCG the counter is the host's; measuring it against an emulated timer may never end.
   if (config.accelerator == Accelerator::kTcg && host.tsc_khz != 0) line += fmt::format(" tsc_early_khz={} tsc=reliable", host.tsc_khz);
   if (config.max_vcpus > config.vcpus) line += fmt::format(" maxcpus={}", config.vcpus);

@@ -75,7 +75,7 @@ TEST(QemuArguments, ColdBootOnMicrovm) {
 -device virtio-scsi-device,id=disks,num_queues=1
 -kernel /proc/self/fd/6
 -initrd /proc/self/fd/7
--append console=ttyS0 reboot=t quiet panic=-1 cryptomgr.notests tsc_early_khz=2445430 tsc=reliable agent.debug=1)");
+-append console=ttyS0 reboot=t quiet panic=-1 cryptomgr.notests dummy.numdummies=0 tsc_early_khz=2445430 tsc=reliable agent.debug=1)");
 }
 
 TEST(QemuArguments, TemplateAndItsClones) {
@@ -159,7 +159,7 @@ TEST(QemuArguments, OnArm64) {
   std::string lines = Lines(Config(), Fds(), {true, 0});
   EXPECT_TRUE(lines.starts_with("/usr/bin/qemu-system-aarch64\n")) << lines;
   EXPECT_THAT(lines, HasSubstr("-machine virt,gic-version=max\n-accel tcg,thread=multi,tb-size=64\n-cpu max,pauth-impdef=on\n"));
-  EXPECT_THAT(lines, HasSubstr("-append console=ttyAMA0 quiet panic=-1 cryptomgr.notests agent.debug=1"));
+  EXPECT_THAT(lines, HasSubstr("-append console=ttyAMA0 quiet panic=-1 cryptomgr.notests dummy.numdummies=0 agent.debug=1"));
 }
 
 // Nothing of a config can become an option, or a part of one, of its own.

@@ -150,6 +150,11 @@ def test_what_cannot_be_asked(pods, volume, daemon):
     code, text = refusal(pods, pod, {"container_path": "/x", "host_path": "/etc", "image_sub_path": "d"})
     assert code == grpc.StatusCode.INVALID_ARGUMENT and "image_sub_path" in text
     assert "'..'" in refusal(pods, pod, mount(volume, "/a/../b"))[1]
+
+
+@pytest.mark.native("volumes with mappings of their own")
+def test_what_mappings_cannot_be(pods, volume):
+    pod = pods.run_pod(host_network=True)
     maps = [{"host_id": 100000, "container_id": 0, "length": 65536}]
     code, text = refusal(pods, pod, mount(volume, uidMappings=maps))
     assert code == grpc.StatusCode.INVALID_ARGUMENT and "but not those of groups" in text
@@ -236,6 +241,7 @@ def test_nothing_stays_of_a_create_that_failed(make_daemon, registry, step):
     pods.remove_all()
 
 
+@pytest.mark.native("what a machine's container writes is in its guest")
 def test_volumes_are_no_writable_layers(alone, registry):
     """What ImageFsInfo says of containers is what they have written."""
     pods = Pods(alone)
@@ -340,6 +346,7 @@ OWNERS = "0:0 root\n1000:1000 web\n65534:65534 nobody\n"
 LIST = "cd {} && for f in root web nobody; do stat -c '%u:%g' $f | sed \"s/$/ $f/\"; done"
 
 
+@pytest.mark.native("user namespaces")
 def test_in_a_user_namespace_owners_are_as_in_the_image(user_pods, owners, volume, registry, daemon):
     """The root file system and all volumes have layers in common, which can be id-mapped only once each."""
     made = registry.push(artifact([("deep/model.bin", b"weights\n")]), "artifact/mapped")
@@ -360,6 +367,7 @@ def test_in_a_user_namespace_owners_are_as_in_the_image(user_pods, owners, volum
     assert out == "web's\n"
 
 
+@pytest.mark.native("user namespaces")
 def test_in_a_user_namespace_the_host_sees_no_mount(user_pods, owners, daemon):
     def mounts_of_ours():
         with open("/proc/self/mountinfo") as f:
@@ -376,6 +384,7 @@ def layer_files(daemon, folder):
     return [f"{top}/{name}" for top, _, names in os.walk(f"{daemon.root}/images") if top.endswith(f"/{folder}") for name in names]
 
 
+@pytest.mark.native("user namespaces")
 def test_a_volume_may_have_mappings_of_its_own(user_pods, pods, owners):
     def maps(host, container=0):
         each = [{"host_id": host, "container_id": container, "length": 1001}]

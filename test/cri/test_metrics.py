@@ -177,6 +177,7 @@ def pressure_file(container_pid):
     return None
 
 
+@pytest.mark.native("the container's cgroup is the guest's")
 def test_pressure(daemon, pods):
     pod = pods.run_pod()
     container = pods.start(pod, ["sh", "-c", "for i in 1 2 3 4; do while :; do :; done & done; wait"],
