@@ -187,9 +187,10 @@ class Connection {
     if (connect(connection.fd_.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) != 0) {
       return ErrnoError("connect to systemd at '{}'", kPrivateSocket);
     }
-    // "\0AUTH EXTERNAL <hex of the decimal uid>"; the server answers "OK <guid>", and BEGIN starts the messages.
+    // "\0AUTH EXTERNAL <hex of the decimal uid>"; the server answers "OK <guid>", and BEGIN starts the messages. All at once, for a message
+    // that systemd reads together with BEGIN it leaves unheard until the next one.
     std::string hello("\0AUTH EXTERNAL ", 15);
-    hello += HexEncode(fmt::format("{}", geteuid())) + "\r\n";
+    hello += HexEncode(fmt::format("{}", geteuid())) + "\r\nBEGIN\r\n";
     TRY(connection.Send(hello, deadline));
     std::string answer;
     while (answer.find("\r\n") == std::string::npos) {
@@ -197,7 +198,6 @@ class Connection {
       TRY(connection.Receive(&answer, deadline));
     }
     if (!answer.starts_with("OK ")) return MakeError(Code::kPermissionDenied, "systemd refuses the authentication");
-    TRY(connection.Send("BEGIN\r\n", deadline));
     return connection;
   }
 
