@@ -275,11 +275,14 @@ Result<int> Kill(const Context& context, const Flags& flags) {
   // containerd and Docker know these words.
   if (ended && !flags.On("all")) return MakeError(Code::kFailedPrecondition, "container not running: '{}' is {}", found.record.id, NameOf(found.status));
   if (all) {
-    auto cgroup = TRY(OpenCgroup(found.record));
+    auto cgroup = OpenCgroup(found.record);
+    // systemd has removed the scope in which nobody is any more.
+    if (!cgroup && ended && cgroup.error().code == Code::kNotFound) return 0;
+    if (!cgroup) return std::move(cgroup.error());
     if (signal == SIGKILL) {
-      TRY(cgroup->Kill(Deadline::After(kDeadlineMillis)));
+      TRY((*cgroup)->Kill(Deadline::After(kDeadlineMillis)));
     } else {
-      TRY(cgroup->Signal(signal));
+      TRY((*cgroup)->Signal(signal));
     }
     if (ended) return 0;
   }

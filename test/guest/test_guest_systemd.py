@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The systemd driver, in a guest whose PID 1 is systemd, on cgroup v2 with all controllers."""
-from suite import PYTEST, boot
+from suite import OCI, PYTEST, boot
 
 # Of the tests of pods, those that start, measure, stop and lose containers: the others never look at a cgroup.
 PODS = " ".join(f"test/cri/test_pod.py::test_{name}" for name in
@@ -12,4 +12,5 @@ RESTARTS = " ".join(f"test/cri/test_restart.py::test_{name}" for name in ("sigki
 def test_systemd_driver(folder):
     boot(folder, "guest_init=/lib/systemd/systemd systemd.unit=caisson-guest.service systemd.show_status=no "
          "systemd.unified_cgroup_hierarchy=1",
-         [("pods", f"CAISSON_TEST_CGROUP_DRIVER=systemd {PYTEST} test/guest/inside {PODS} {RESTARTS}")])
+         [("pods", f"CAISSON_TEST_CGROUP_DRIVER=systemd {PYTEST} test/guest/inside {PODS} {RESTARTS}"),
+          ("oci", f"CAISSON_TEST_CGROUP_DRIVER=systemd {PYTEST} test/oci/test_oci.py -k '{OCI}'")])

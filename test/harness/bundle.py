@@ -6,7 +6,7 @@ import os
 import select
 import subprocess
 
-from .daemon import BIN
+from .daemon import BIN, SYSTEMD
 from .images import APPLETS, BUSYBOX
 
 PROGRAM = f"{BIN}/caisson-oci"
@@ -77,7 +77,8 @@ class Runtime:
         self.folder, self.root, self.log, self.program = folder, f"{folder}/root", f"{folder}/log.json", PROGRAM
 
     def command(self, *words):
-        return [self.program, "--root", self.root, "--log", self.log, "--log-format", "json", *map(str, words)]
+        driver = ["--systemd-cgroup"] if SYSTEMD else []
+        return [self.program, "--root", self.root, "--log", self.log, "--log-format", "json", *driver, *map(str, words)]
 
     def run(self, *words, timeout=60, stdin=subprocess.DEVNULL, **kw):
         if "input" in kw:

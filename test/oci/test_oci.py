@@ -14,7 +14,7 @@ import tempfile
 
 import pytest
 from harness.bundle import PROGRAM, Bundle, Runtime, become_subreaper, exit_code, make_rootfs
-from harness.daemon import BIN, remove_tree
+from harness.daemon import BIN, SYSTEMD, remove_tree
 from harness.leaks import Leaks
 from harness.terminal import Terminal
 
@@ -38,7 +38,8 @@ def oci(folder):
     yield runtime
     reap()  # an exec'd process that nobody has reaped keeps its PID namespace from ending
     for name in [n for n in (os.listdir(runtime.root) if os.path.isdir(runtime.root) else ()) if not n.startswith(".")]:
-        runtime.run("delete", "--force", name)
+        done = runtime.run("delete", "--force", name)
+        assert done.returncode == 0, done.stderr
     reap(0)
     assert leaks.check() == []
     left = os.listdir(runtime.root) if os.path.isdir(runtime.root) else []
@@ -249,6 +250,41 @@ def test_ps_update_and_events(oci, bundle, name):
     assert json.loads(events.stdout.readline())["type"] == "stats"
     oci.ok("kill", name, "KILL")
     assert events.communicate(timeout=60)[0] is not None and events.returncode == 0
+    exit_code(pid)
+
+
+def test_events_tell_of_memory_that_is_out(oci, bundle, name):
+    bundle.spec["linux"]["resources"]["memory"] = {"limit": 24 << 20}
+    pid = oci.start(name, bundle.script("while [ ! -e /tmp/go ]; do sleep 0.05; done; tail -c 200000000 /dev/zero; echo $? > /tmp/died; sleep 1000"))
+    events = subprocess.Popen(oci.command("events", "--interval", "20ms", name), stdout=subprocess.PIPE, text=True)
+    assert json.loads(events.stdout.readline())["type"] == "stats"
+    with open(f"{oci.folder}/rootfs/tmp/go", "w"):
+        pass
+    told = next(event for event in map(json.loads, events.stdout) if event["type"] != "stats")
+    assert (told["type"], told["id"]) == ("oom", name)
+    until_exists(pid, f"{oci.folder}/rootfs/tmp/died")
+    oci.ok("kill", name, "KILL")
+    events.communicate(timeout=60)
+    exit_code(pid)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_cgroup_path(oci, bundle, name, own):
+    """As the spec says, or one of the driver's kind."""
+    if own:
+        bundle.spec["linux"]["cgroupsPath"] = f"caisson{os.getpid()}.slice:mine:{name}" if SYSTEMD else f"/caisson-mine-{name}"
+    else:
+        bundle.spec["linux"].pop("cgroupsPath", None)
+    pid = oci.create(name, bundle.script("true"))
+    paths = {line.rstrip().split(":", 2)[2] for line in read(f"/proc/{pid}/cgroup").splitlines()}
+    unit = f"/{'mine' if own else 'caisson-oci'}-{name}.scope"
+    if SYSTEMD:
+        assert paths == {(f"/caisson{os.getpid()}.slice" if own else "/system.slice") + unit + "/container"}
+        shown = subprocess.run(["systemctl", "show", "-P", "ActiveState", unit[1:]], stdout=subprocess.PIPE, text=True, timeout=60)
+        assert shown.stdout == "active\n"
+    else:
+        assert (f"/caisson-mine-{name}" if own else f"/caisson-oci-{name}") in paths
+    oci.ok("delete", name)
     exit_code(pid)
 
 
