@@ -81,7 +81,14 @@ class FileServerTest : public testing::Test {
 
   Reply Send(uint32_t opcode, uint64_t node, const std::string& body, uint32_t uid = 0, uint32_t gid = 0) {
     FuseRequest request;
-    request.header = {static_cast<uint32_t>(sizeof request.header + body.size()), opcode, 42, node, uid, gid, 1, 0, 0};
+    // By name: what follows the pid differs between versions of the header.
+    request.header.len = static_cast<uint32_t>(sizeof request.header + body.size());
+    request.header.opcode = opcode;
+    request.header.unique = 42;
+    request.header.nodeid = node;
+    request.header.uid = uid;
+    request.header.gid = gid;
+    request.header.pid = 1;
     request.body = body;
     std::string_view answer = server_->Handle(request);
     Reply reply;
