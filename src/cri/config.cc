@@ -23,7 +23,13 @@ constexpr int64_t kMostVcpus = 255, kLeastVmBytes = int64_t{128} << 20, kMostVmB
 // Where a key's value goes. The one list of all keys: parsing and printing both walk it.
 struct Field {
   std::string_view table, key;
-  std::variant<std::string*, int*, int64_t*, uint64_t*, bool*, std::vector<std::string>*, CgroupDriver*> at;
+  std::variant<std::string*, int*, int64_t*, uint64_t*, bool*, std::vector<std::string>*, CgroupDriver*, std::map<std::string, std::string>*> at;
+};
+
+// The handlers that a key of [handlers.NAME] is for.
+enum class HandlerKind { kAny, kOci, kShim, kVm };
+struct HandlerField : Field {
+  HandlerKind kind = HandlerKind::kAny;
 };
 
 std::vector<Field> Fields(Config* c) {
@@ -76,25 +82,48 @@ std::vector<Field> Fields(Config* c) {
   };
 }
 
-// Of a table [handlers.NAME]; all but the first two are for VMs.
-std::vector<Field> HandlerFields(HandlerConfig* h) {
+// Of a table [handlers.NAME].
+std::vector<HandlerField> HandlerFields(HandlerConfig* h) {
+  using enum HandlerKind;
   return {
-      {"", "shim_path", &h->shim_path},
-      {"", "sandbox", &h->sandbox},
-      {"", "vmm", &h->vmm},
-      {"", "vmm_path", &h->vmm_path},
-      {"", "kernel", &h->kernel},
-      {"", "initrd", &h->initrd},
-      {"", "machine", &h->machine},
-      {"", "accelerator", &h->accelerator},
-      {"", "vcpus", &h->vcpus},
-      {"", "memory_bytes", &h->memory_bytes},
-      {"", "first_vmm_id", &h->first_vmm_id},
-      {"", "templates", &h->templates},
-      {"", "debug", &h->debug},
+      {{"", "shim_path", &h->shim_path}, kAny},
+      {{"", "sandbox", &h->sandbox}, kAny},
+      {{"", "runtime", &h->runtime}, kOci},
+      {{"", "runtime_args", &h->runtime_args}, kOci},
+      {{"", "runtime_type", &h->runtime_type}, kShim},
+      {{"", "runtime_path", &h->runtime_path}, kShim},
+      {{"", "runtime_options", &h->runtime_options}, kShim},
+      {{"", "vmm", &h->vmm}, kVm},
+      {{"", "vmm_path", &h->vmm_path}, kVm},
+      {{"", "kernel", &h->kernel}, kVm},
+      {{"", "initrd", &h->initrd}, kVm},
+      {{"", "machine", &h->machine}, kVm},
+      {{"", "accelerator", &h->accelerator}, kVm},
+      {{"", "vcpus", &h->vcpus}, kVm},
+      {{"", "memory_bytes", &h->memory_bytes}, kVm},
+      {{"", "first_vmm_id", &h->first_vmm_id}, kVm},
+      {{"", "templates", &h->templates}, kVm},
+      {{"", "debug", &h->debug}, kVm},
   };
 }
-constexpr ptrdiff_t kNativeHandlerFields = 2;
+
+bool IsFor(HandlerKind kind, const HandlerConfig& handler) {
+  switch (kind) {
+    case HandlerKind::kAny: return true;
+    case HandlerKind::kOci: return !handler.runtime.empty();
+    case HandlerKind::kShim: return !handler.runtime_type.empty();
+    case HandlerKind::kVm: return handler.IsVm();
+  }
+  return false;
+}
+
+const char* WordOf(HandlerKind kind) {
+  switch (kind) {
+    case HandlerKind::kOci: return "a handler with a 'runtime'";
+    case HandlerKind::kShim: return "a handler with a 'runtime_type'";
+    default: return "a handler with sandbox = \"vm\"";
+  }
+}
 
 constexpr std::string_view kDriverWords[] = {"auto", "cgroupfs", "systemd"};
 
@@ -146,17 +175,34 @@ bool Assign(const toml::node& node, CgroupDriver* to) {
   return false;
 }
 
+// A small table: a word, a number or a truth value under each key.
+bool Assign(const toml::node& node, std::map<std::string, std::string>* to) {
+  const toml::table* table = node.as_table();
+  if (!table) return false;
+  std::map<std::string, std::string> values;
+  for (const auto& [key, value] : *table) {
+    std::string& text = values[std::string(key.str())];
+    bool truth = false;
+    int64_t number = 0;
+    if (Assign(value, &truth)) text = truth ? "true" : "false";
+    else if (Assign(value, &number)) text = fmt::format("{}", number);
+    else if (!Assign(value, &text)) return false;
+  }
+  *to = std::move(values);
+  return true;
+}
+
 const char* TypeName(const Field& field) {
   constexpr const char* kNames[] = {"a string",  "a number",           "a number", "a number that is not negative",
-                                    "a boolean", "an array of strings", "one of \"auto\", \"cgroupfs\", \"systemd\""};
+                                    "a boolean", "an array of strings", "one of \"auto\", \"cgroupfs\", \"systemd\"",
+                                    "a table of strings, numbers and booleans"};
   return kNames[field.at.index()];
 }
 
 Result<HandlerConfig> ReadHandler(const toml::table& table, std::string_view name, std::string_view origin) {
   HandlerConfig handler = DefaultHandler(name);
   auto fields = HandlerFields(&handler);
-  const toml::node* of_vms = nullptr;
-  std::string key_of_vms;
+  std::vector<std::pair<const toml::node*, const HandlerField*>> given;
   for (const auto& [key, entry] : table) {
     auto field = std::find_if(fields.begin(), fields.end(), [&key = key](const Field& f) { return f.key == key.str(); });
     if (field == fields.end()) {
@@ -166,13 +212,11 @@ Result<HandlerConfig> ReadHandler(const toml::table& table, std::string_view nam
       return MakeError(Code::kInvalidArgument, "{}'handlers.{}.{}' must be {}", At(origin, entry), name, key.str(),
                        TypeName(*field));
     }
-    if (field - fields.begin() < kNativeHandlerFields) continue;
-    of_vms = &entry;
-    key_of_vms = key.str();
+    given.emplace_back(&entry, &*field);
   }
-  if (of_vms != nullptr && !handler.IsVm()) {
-    return MakeError(Code::kInvalidArgument, "{}'handlers.{}.{}' is for a handler with sandbox = \"vm\"", At(origin, *of_vms),
-                     name, key_of_vms);
+  for (const auto& [entry, field] : given) {
+    if (IsFor(field->kind, handler)) continue;
+    return MakeError(Code::kInvalidArgument, "{}'handlers.{}.{}' is for {}", At(origin, *entry), name, field->key, WordOf(field->kind));
   }
   return handler;
 }
@@ -227,6 +271,10 @@ void Insert(toml::table* table, const Field& field) {
           toml::array array;
           for (const std::string& value : *at) array.push_back(value);
           table->insert_or_assign(field.key, std::move(array));
+        } else if constexpr (std::is_same_v<T, std::map<std::string, std::string>>) {
+          toml::table values;
+          for (const auto& [key, value] : *at) values.insert_or_assign(key, value);
+          table->insert_or_assign(field.key, std::move(values));
         } else if constexpr (std::is_same_v<T, CgroupDriver>) {
           table->insert_or_assign(field.key, kDriverWords[static_cast<int>(*at)]);
         } else if constexpr (std::is_same_v<T, uint64_t>) {
@@ -273,11 +321,29 @@ Result<> CheckOneOf(std::string_view key, const std::string& value, const std::v
   return MakeError(Code::kInvalidArgument, "'{}' must be one of {}, not '{}'", key, Join(words, ", "), value);
 }
 
+// What makes a handler's containers: this project's launcher, or one other program.
+Result<> CheckRuntime(const std::string& name, const HandlerConfig& handler) {
+  auto key = [&](const char* word) { return fmt::format("handlers.{}.{}", name, word); };
+  TRY(CheckPath(key("runtime"), handler.runtime, true));
+  TRY(CheckPath(key("runtime_path"), handler.runtime_path, true));
+  if (!handler.runtime.empty() && !handler.runtime_type.empty()) {
+    return MakeError(Code::kInvalidArgument, "'{}' and '{}' exclude each other: a handler has an OCI runtime or a shim", key("runtime"), key("runtime_type"));
+  }
+  if (handler.IsForeign() && handler.IsVm()) {
+    return MakeError(Code::kInvalidArgument, "'{}' is no handler with sandbox = \"vm\": its VMs run this project's agent", key(handler.runtime.empty() ? "runtime_type" : "runtime"));
+  }
+  if (!handler.runtime_type.empty() && ShimNameOf(handler.runtime_type).empty()) {
+    return MakeError(Code::kInvalidArgument, "'{}' must be a name as io.containerd.runc.v2, not '{}'", key("runtime_type"), handler.runtime_type);
+  }
+  return {};
+}
+
 Result<> CheckHandler(const std::string& name, const HandlerConfig& handler) {
   if (!IsSafeName(name)) return MakeError(Code::kInvalidArgument, "'{}' cannot be the name of a handler", name);
   auto key = [&](const char* word) { return fmt::format("handlers.{}.{}", name, word); };
   TRY(CheckPath(key("shim_path"), handler.shim_path, true));
   TRY(CheckOneOf(key("sandbox"), handler.sandbox, {"native", "vm"}));
+  TRY(CheckRuntime(name, handler));
   TRY(CheckOneOf(key("vmm"), handler.vmm, {"qemu"}));
   TRY(CheckOneOf(key("machine"), handler.machine, {"microvm", "q35"}));
   TRY(CheckOneOf(key("accelerator"), handler.accelerator, {"auto", "kvm", "tcg"}));
@@ -301,6 +367,16 @@ HandlerConfig DefaultHandler(std::string_view name) {
   HandlerConfig handler;
   if (name == kVmHandler) handler.sandbox = "vm";
   return handler;
+}
+
+// containerd's rule: the last two of the name's parts, of which there are at least three.
+std::string ShimNameOf(std::string_view runtime_type) {
+  const auto parts = Split(runtime_type, '.');
+  if (parts.size() < 3) return {};
+  for (std::string_view part : parts) {
+    if (part.empty() || !IsSafeName(part)) return {};
+  }
+  return fmt::format("containerd-shim-{}-{}", parts[parts.size() - 2], parts.back());
 }
 
 Result<Config> ParseConfig(std::string_view text, std::string_view origin) {
@@ -411,9 +487,10 @@ std::string FormatConfig(const Config& config) {
   toml::table handlers;
   for (auto& [name, handler] : copy.handlers) {
     auto fields = HandlerFields(&handler);
-    if (!handler.IsVm()) fields.resize(kNativeHandlerFields);
     toml::table table;
-    for (const Field& field : fields) Insert(&table, field);
+    for (const HandlerField& field : fields) {
+      if (IsFor(field.kind, handler)) Insert(&table, field);
+    }
     handlers.insert_or_assign(name, std::move(table));
   }
   document.insert_or_assign("handlers", std::move(handlers));

@@ -21,6 +21,13 @@ enum class CgroupDriver { kAuto, kCgroupfs, kSystemd };
 struct HandlerConfig {
   std::string shim_path;           // empty: Config::shim_path
   std::string sandbox = "native";  // or "vm": each pod is a virtual machine
+  // A native pod whose containers another program makes: an OCI runtime binary ...
+  std::string runtime;                    // absolute; empty: none
+  std::vector<std::string> runtime_args;  // of each run of it, before its command
+  // ... or a shim of containerd's protocol, version 2.
+  std::string runtime_type;                            // "io.containerd.runc.v2"; empty: none
+  std::string runtime_path;                            // its program; empty: by runtime_type, in PATH
+  std::map<std::string, std::string> runtime_options;  // as containerd's configuration calls them
   // What follows is for "vm".
   std::string vmm = "qemu";
   std::string vmm_path;  // empty: where its package puts it
@@ -35,6 +42,8 @@ struct HandlerConfig {
   bool debug = false;                  // `caisson exec --guest`: processes in the guest that are in no container
 
   bool IsVm() const { return sandbox == "vm"; }
+  // Its containers are made by another project's program.
+  bool IsForeign() const { return !runtime.empty() || !runtime_type.empty(); }
   bool operator==(const HandlerConfig&) const = default;
 };
 
@@ -43,6 +52,8 @@ inline constexpr int64_t kVmmIds = 1 << 27;
 
 // What the table [handlers.NAME] begins with.
 HandlerConfig DefaultHandler(std::string_view name);
+// The program of a shim: "containerd-shim-runc-v2" of "io.containerd.runc.v2". Empty: that is no such name.
+std::string ShimNameOf(std::string_view runtime_type);
 
 struct CniSettings {
   std::string conf_dir = "/etc/cni/net.d";

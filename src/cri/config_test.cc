@@ -91,6 +91,41 @@ sandbox = "native"
   EXPECT_THAT(ErrorOf("untrusted_handler = \"nope\""), HasSubstr("'untrusted_handler' is 'nope'"));
 }
 
+TEST(Config, HandlersOfForeignRuntimes) {
+  auto config = ParseConfig(R"(
+[handlers.runc]
+runtime = "/usr/sbin/runc"
+[handlers.gvisor]
+runtime = "/usr/bin/runsc"
+runtime_args = ["--platform=ptrace"]
+[handlers.runc-shim]
+runtime_type = "io.containerd.runc.v2"
+runtime_path = "/opt/shim"
+runtime_options = {BinaryName = "/usr/sbin/runc", SystemdCgroup = true, IoUid = 7}
+)", "f.toml");
+  ASSERT_TRUE(config) << config.error().message;
+  ASSERT_TRUE(ValidateConfig(*config));
+  const HandlerConfig& shim = config->handlers.at("runc-shim");
+  EXPECT_TRUE(shim.IsForeign());
+  EXPECT_TRUE(config->handlers.at("runc").IsForeign());
+  EXPECT_FALSE(config->handlers.at("caisson").IsForeign());
+  EXPECT_THAT(config->handlers.at("gvisor").runtime_args, ElementsAre("--platform=ptrace"));
+  EXPECT_EQ(shim.runtime_options.at("SystemdCgroup"), "true");
+  EXPECT_EQ(shim.runtime_options.at("IoUid"), "7");
+  auto again = ParseConfig(FormatConfig(*config), "printed");
+  ASSERT_TRUE(again) << again.error().message;
+  EXPECT_THAT(ChangedKeys(*config, *again), IsEmpty());
+  EXPECT_EQ(ShimNameOf("io.containerd.kata-qemu.v2"), "containerd-shim-kata-qemu-v2");
+  EXPECT_THAT(ErrorOf("[handlers.x]\nruntime_args = []"), HasSubstr("f.toml:2: 'handlers.x.runtime_args' is for a handler with a 'runtime'"));
+  EXPECT_THAT(ErrorOf("[handlers.x]\nruntime = \"/r\"\nruntime_path = \"/s\""), HasSubstr("is for a handler with a 'runtime_type'"));
+  EXPECT_THAT(ErrorOf("[handlers.x]\nruntime = \"/r\"\nruntime_type = \"a.b.c\""), HasSubstr("exclude each other"));
+  EXPECT_THAT(ErrorOf("[handlers.x]\nsandbox = \"vm\"\nruntime = \"/r\""), HasSubstr("'handlers.x.runtime' is no handler with sandbox"));
+  EXPECT_THAT(ErrorOf("[handlers.x]\nruntime = \"runc\""), HasSubstr("absolute"));
+  EXPECT_THAT(ErrorOf("[handlers.x]\nruntime_type = \"runc.v2\""), HasSubstr("io.containerd.runc.v2"));
+  EXPECT_THAT(ErrorOf("[handlers.x]\nruntime_type = \"io./../x.v2\""), HasSubstr("io.containerd.runc.v2"));
+  EXPECT_THAT(ErrorOf("[handlers.x]\nruntime_type = \"a.b.c\"\nruntime_options = {A = [1]}"), HasSubstr("a table of strings"));
+}
+
 TEST(Config, UnknownKeysAreNamedWithTheirLine) {
   EXPECT_EQ(ErrorOf("\nrooot = \"/x\""), "f.toml:2: unknown key 'rooot'");
   EXPECT_EQ(ErrorOf("[cni]\nconf = 1"), "f.toml:2: unknown key 'cni.conf'");

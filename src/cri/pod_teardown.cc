@@ -238,7 +238,7 @@ Result<> RemoveContainerFiles(Context& context, const ContainerRecord& record) {
   return {};
 }
 
-Result<> RemoveContainer(Context& context, const ContainerPtr& container) {
+Result<> DiscardContainer(Context& context, const ContainerPtr& container) {
   std::lock_guard lock(container->operation);
   TRY(KillContainer(context, container, kContainersMillis));
   auto record = container->Get();

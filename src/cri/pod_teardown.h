@@ -28,7 +28,7 @@ Result<> CleanUpAfterCompanion(Context& context, const PodPtr& pod);
 // Containers killed, companion ended, network released; the record says so. Idempotent.
 Result<> StopPod(Context& context, const PodPtr& pod);
 // Stops the container at once and forgets it, with its snapshot and bundle. Gone: success.
-Result<> RemoveContainer(Context& context, const ContainerPtr& container);
+Result<> DiscardContainer(Context& context, const ContainerPtr& container);
 // The snapshot and the bundle.
 Result<> RemoveContainerFiles(Context& context, const ContainerRecord& record);
 // Kills, waits for and deletes whatever the companion has of the container, in whichever state; the record is the caller's.

@@ -240,7 +240,7 @@ void RemovePodless(Context& context) {
   for (const ContainerPtr& container : context.containers.List()) {
     if (context.pods.Find(container->Get()->pod_id())) continue;
     log::Warn("container {} has no pod: it is removed", container->id());
-    if (auto removed = RemoveContainer(context, container); !removed) log::Error("{}", removed.error().message);
+    if (auto removed = DiscardContainer(context, container); !removed) log::Error("{}", removed.error().message);
   }
 }
 

@@ -161,6 +161,8 @@ Result<> UserNamespaceSupport::Check(const std::string& handler) {
   const std::string& name = handler.empty() ? config_.default_handler : handler;
   if (auto known = config_.handlers.find(name); known != config_.handlers.end() && known->second.IsVm()) {
     return MakeError(Code::kUnimplemented, "handler '{}' runs pods in VMs, where user namespaces are not supported yet", name);
+  } else if (known != config_.handlers.end() && known->second.IsForeign()) {
+    return MakeError(Code::kUnimplemented, "handler '{}' has a runtime of another project's, whose pods cannot have user namespaces", name);
   }
   std::lock_guard lock(mutex_);
   auto [at, unknown] = known_.try_emplace(name);

@@ -10,7 +10,7 @@ Result<v1::RemoveContainerResponse> RemoveContainer(Context& context, const v1::
     if (container.error().code == Code::kNotFound) return v1::RemoveContainerResponse();
     return std::move(container.error());
   }
-  TRY(RemoveContainer(context, *container));
+  TRY(DiscardContainer(context, *container));
   return v1::RemoveContainerResponse();
 }
 

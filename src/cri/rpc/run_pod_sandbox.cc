@@ -9,6 +9,7 @@
 #include "base/strings.h"
 #include "containerd/sandbox.pb.h"
 #include "cri/exits.h"
+#include "cri/foreign_runtime.h"
 #include "cri/pod_files.h"
 #include "cri/pod_network.h"
 #include "cri/pod_teardown.h"
@@ -50,6 +51,10 @@ Result<> CheckRequest(Context& context, const v1::RunPodSandboxRequest& request)
   }
   TRY(BandwidthOf(request.config()));
   TRY(CheckSandboxConfig(request.config(), context.systemd_cgroup));
+  if (handler->second.IsForeign()) {
+    TRY(ForeignRuntimeOf(name, handler->second));
+    return CheckForeignPod(name, request.config());
+  }
   if (HasUserNamespace(request.config())) TRY(context.user_namespaces.Check(name));
   if (!handler->second.IsVm()) return {};
   TRY(CheckVmHandler(name, handler->second));
@@ -101,6 +106,8 @@ Result<> CreateSandbox(Creation& creation) {
     if (HasTemplates(context, record)) creation.template_folder = context.templates.FolderFor(TemplateFor(context.config, record));
     options.mutable_vm()->set_template_dir(creation.template_folder);
   }
+  const HandlerConfig& handler = context.config.handlers.at(record.resolved_handler());
+  if (handler.IsForeign()) *options.mutable_runtime() = TRY(ForeignRuntimeOf(record.resolved_handler(), handler));
   create.mutable_options()->set_value(options.SerializeAsString());
   TRY(creation.shim->Call<sandbox::CreateSandboxResponse>(service::kSandbox, "CreateSandbox", create));
   if (!HasUserNamespace(record.config())) return {};
@@ -202,8 +209,9 @@ void LogFailure(Creation& creation, const Result<>& undone) {
   log::Error("undo pod {}: {}", creation.record.id(), undone.error().message);
 }
 
-void DecideVm(Context& context, PodRecord* record) {
+void DecideRuntime(Context& context, PodRecord* record) {
   const HandlerConfig& handler = context.config.handlers.at(record->resolved_handler());
+  record->set_foreign_runtime(handler.runtime.empty() ? handler.runtime_type : handler.runtime);
   if (!handler.IsVm()) return;
   VmSize size = VmSizeOf(handler, record->config(), ReadHostSize());
   auto& vm = *record->mutable_vm();
@@ -233,7 +241,7 @@ Result<std::string> Create(Context& context, const v1::RunPodSandboxRequest& req
   record.set_boot_id(context.boot_id);
   record.set_systemd_cgroup(context.systemd_cgroup);
   record.set_creating(true);
-  DecideVm(context, &record);
+  DecideRuntime(context, &record);
   if (!HostNetwork(record)) record.set_netns_path(context.config.NetnsPath(record.id()));
   dir = context.config.PodDir(record.id());
 
