@@ -453,6 +453,12 @@ Result<std::unique_ptr<Container>> Container::Create(CreateOptions options) {
   return std::unique_ptr<Container>(std::move(container));
 }
 
+Result<> Container::Signal(const Process& process, int signal) {
+  // Not reaped yet, so the number is still its own.
+  if (kill(process.pid, signal) == 0 || errno == ESRCH) return {};
+  return ErrnoError("send signal {} to process {}", signal, process.pid);
+}
+
 Result<std::unique_ptr<Container>> Container::Open(OpenOptions open) {
   auto planned = MakePlan(open.spec, open.bundle, {});
   if (!planned) return std::move(planned.error()).Within("container '" + open.id + "'");

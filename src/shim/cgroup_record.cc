@@ -9,29 +9,15 @@
 #include "base/strings.h"
 #include "base/unique_fd.h"
 #include "oci/cgroup.h"
+#include "shim/oci_runtime.h"
 #include "sys/path.h"
 
 namespace caisson::shim {
 namespace {
 constexpr int64_t kDeleteMillis = 10'000;
 std::string RecordPath(const std::string& bundle) { return bundle + "/cgroups"; }
-}  // namespace
 
-Result<> RecordCgroup(const std::string& bundle, const std::string& cgroups_path, bool systemd) {
-  if (cgroups_path.find('\n') != std::string::npos) return MakeError(Code::kInvalidArgument, "a cgroup path has a line end");
-  UniqueFd file(open(RecordPath(bundle).c_str(), O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600));
-  std::string line = fmt::format("{} {}\n", systemd ? "systemd" : "cgroupfs", cgroups_path);
-  if (!file || write(file.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
-    return ErrnoError("record a cgroup in '{}'", RecordPath(bundle));
-  }
-  return {};
-}
-
-void ForgetCgroups(const std::string& bundle) { unlink(RecordPath(bundle).c_str()); }
-
-Result<> CleanUp(const std::string& bundle) {
-  // Where the kernel could not keep the pod's /dev/shm detached it is mounted here.
-  umount2((bundle + "/shm").c_str(), MNT_DETACH);
+Result<> CleanUpCgroups(const std::string& bundle) {
   auto text = sys::ReadFile(RecordPath(bundle), limits::kJsonBytes);
   if (!text) return text.error().sys_errno == ENOENT ? Result<>() : Result<>(std::move(text.error()));
   Result<> first;
@@ -51,6 +37,28 @@ Result<> CleanUp(const std::string& bundle) {
   }
   if (first) unlink(RecordPath(bundle).c_str());
   return first;
+}
+
+}  // namespace
+
+Result<> RecordCgroup(const std::string& bundle, const std::string& cgroups_path, bool systemd) {
+  if (cgroups_path.find('\n') != std::string::npos) return MakeError(Code::kInvalidArgument, "a cgroup path has a line end");
+  UniqueFd file(open(RecordPath(bundle).c_str(), O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600));
+  std::string line = fmt::format("{} {}\n", systemd ? "systemd" : "cgroupfs", cgroups_path);
+  if (!file || write(file.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
+    return ErrnoError("record a cgroup in '{}'", RecordPath(bundle));
+  }
+  return {};
+}
+
+void ForgetCgroups(const std::string& bundle) { unlink(RecordPath(bundle).c_str()); }
+
+Result<> CleanUp(const std::string& bundle) {
+  auto cleaned = CleanUpCgroups(bundle);
+  RemoveRuntimeRemains(bundle);
+  // Where the kernel could not keep the pod's /dev/shm detached it is mounted here.
+  umount2((bundle + "/shm").c_str(), MNT_DETACH);
+  return cleaned;
 }
 
 }  // namespace caisson::shim

@@ -13,6 +13,8 @@
 //     whether pods can have user namespaces, with image layers in DIR: exit status 1 and the reason if not.
 //   containerd-shim-caisson-v2 serve-files
 //     serves folders to the guest of a VM pod, confined; started by its companion with two sockets (files/serve.h).
+//   containerd-shim-caisson-v2 pause | exit STATUS
+//     as the one process of a container: does nothing until it is ended, or ends at once.
 //   containerd-shim-caisson-v2 criu-check [--criu PROGRAM]
 //     becomes `criu check`, which says whether containers can be checkpointed on this host.
 #include <fcntl.h>
@@ -22,6 +24,7 @@
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -236,6 +239,20 @@ Result<> ProbeKvm(const std::string& name) {
   return MakeError(Code::kUnavailable, "KVM is not usable: {}", probe.reason);
 }
 
+// As the one process of a container that keeps a sandbox: until SIGTERM or SIGINT, reaping what comes to it.
+Result<> Pause() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (int number : {SIGTERM, SIGINT, SIGCHLD}) sigaddset(&set, number);
+  if (sigprocmask(SIG_BLOCK, &set, nullptr) != 0) return ErrnoError("block signals");
+  for (;;) {
+    siginfo_t info{};
+    while (waitid(P_ALL, 0, &info, WEXITED | WNOHANG) == 0 && info.si_pid != 0) info.si_pid = 0;
+    int number = sigwaitinfo(&set, nullptr);
+    if (number == SIGTERM || number == SIGINT) return {};
+  }
+}
+
 Result<> RunShimCommand(const ShimCommand& command) {
   if (command.version) {
     std::fputs("containerd-shim-caisson-v2:\n  Version:  " CAISSON_VERSION "\n", stdout);
@@ -265,6 +282,8 @@ Result<> Run(int argc, char** argv) {
     if (!flags["folder"].starts_with('/')) return MakeError(Code::kInvalidArgument, "probe needs --folder with an absolute path");
     return oci::ProbeUserNamespaces(flags["folder"]);
   }
+  if (verb == "pause") return Pause();
+  if (verb == "exit") std::exit(static_cast<int>(TRY(ParseUint64(argc > 2 ? argv[2] : "0"))) & 0xff);
   if (verb == "criu-check") {
     auto flags = TRY(ParseFlags(argc, argv, {"criu"}));
     std::string program = TRY(task::FindCriu(flags["criu"])), check = "check";

@@ -91,7 +91,7 @@ Result<> NativePod::Make(const std::string& bundle, const std::string& netns_pat
   }
   if (!options.host_ipc()) {
     shm_ = TRY(task::PodShm::Make(options.shm_bytes(), oci::ToHostId(maps.uids, 0).value_or(0), oci::ToHostId(maps.gids, 0).value_or(0),
-                                  bundle_ + "/shm"));
+                                  bundle_ + "/shm", options.has_runtime()));
   }
   share_pid_ = options.share_pid();
   task::TasksOptions tasks = tasks_->options();
@@ -100,6 +100,7 @@ Result<> NativePod::Make(const std::string& bundle, const std::string& netns_pat
   tasks.pod_cgroup = options.cgroup_parent();
   tasks.shm_fd = shm_.fd();
   if (!tasks.on_cgroup) tasks.on_cgroup = [this](const std::string&, const std::string& path, bool systemd) { return RecordCgroup(bundle_, path, systemd); };
+  if (options.has_runtime()) TRY(PrepareRuntime(options, &tasks));
   tasks_->set_options(std::move(tasks));
   created_at_nanos_ = NowNanos();
   state_ = State::kCreated;
@@ -112,8 +113,27 @@ Result<> NativePod::StartInit() {
     init_.emplace(TRY(task::PodInit::Start(user_namespace_.get())));
     TRY(tasks_->loop()->Watch(init_->pidfd(), EPOLLIN, [this](uint32_t) { OnInitDeath(); }));
   }
+  TRY(StartRuntimeSandbox());
   state_ = State::kReady;
   return {};
+}
+
+Result<> NativePod::PrepareRuntime(const pod::v1::SandboxOptions& options, task::TasksOptions* tasks) {
+  if (!options.uid_maps().empty()) return MakeError(Code::kUnimplemented, "a pod with a user namespace cannot have a runtime of another project's");
+  if (!options.runtime().type().empty()) return MakeError(Code::kUnimplemented, "shims of other projects are not supported");
+  runtime_ = TRY(OciRuntime::Make(id(), bundle_, options.host_ipc() ? "" : bundle_ + "/shm", options));
+  tasks->make_container = [this](oci::CreateOptions container) { return runtime_->Create(std::move(container)); };
+  return {};
+}
+
+Result<> NativePod::StartRuntimeSandbox() {
+  if (!runtime_) return {};
+  TRY(runtime_->StartSandbox(init_ ? fmt::format("/proc/{}/ns/pid", init_->pid()) : std::string()));
+  if (runtime_->sandbox_pidfd() < 0) return {};
+  return tasks_->loop()->Watch(runtime_->sandbox_pidfd(), EPOLLIN, [this](uint32_t) {
+    log::Error("the sandbox of the pod's runtime has ended: the pod ends");
+    (void)Stop(kStopMillis);
+  });
 }
 
 // Someone on the host has killed it; the kernel has ended every process of the namespace.
@@ -126,7 +146,12 @@ int NativePod::SandboxPid() const { return init_ ? init_->pid() : getpid(); }
 
 Result<> NativePod::Stop(int64_t deadline_millis) {
   if (state_ == State::kStopped) return {};
+  if (runtime_ && runtime_->sandbox_pidfd() >= 0) {
+    tasks_->loop()->Unwatch(runtime_->sandbox_pidfd());
+    runtime_->KillSandbox();
+  }
   auto destroyed = tasks_->DestroyAll(deadline_millis);
+  if (runtime_ && destroyed) destroyed = runtime_->RemoveSandbox(deadline_millis);
   if (init_ && init_->pidfd() >= 0) {
     tasks_->loop()->Unwatch(init_->pidfd());
     init_->Kill();

@@ -19,6 +19,7 @@
 #include "base/unique_fd.h"
 #include "caisson/pod/v1/pod.pb.h"
 #include "oci/id_mapping.h"
+#include "shim/oci_runtime.h"
 #include "shim/sandbox_pod.h"
 #include "task/pod_init.h"
 #include "task/pod_shm.h"
@@ -45,6 +46,8 @@ class NativePod : public SandboxPod {
   Result<> EnterNamespaces(const std::string& netns_path, const pod::v1::SandboxOptions& options);
   Result<> MakeUserNamespace(const oci::IdMaps& maps, const pod::v1::SandboxOptions& options);
   Result<> StartInit();
+  Result<> StartRuntimeSandbox();
+  Result<> PrepareRuntime(const pod::v1::SandboxOptions& options, task::TasksOptions* tasks);
   void OnInitDeath();
 
   const std::string seccomp_cache_dir_;
@@ -54,6 +57,7 @@ class NativePod : public SandboxPod {
   task::PodShm shm_;
   UniqueFd user_namespace_;  // valid: the pod has one of its own
   std::optional<task::PodInit> init_;
+  std::unique_ptr<OciRuntime> runtime_;  // not null: what makes the containers
 };
 
 }  // namespace caisson::shim

@@ -80,8 +80,7 @@ void FillDetail(const oci::CgroupStats& stats, v1::ContainerDetail* out) {
   }
 }
 
-Result<v1::ContainerStats> ReadStats(const std::string& id, oci::Cgroup* cgroup, bool detail) {
-  oci::CgroupStats stats = TRY(cgroup->Stats(detail ? oci::StatsPart::kAll : oci::StatsPart::kUsage));
+v1::ContainerStats StatsMessage(const std::string& id, const oci::CgroupStats& stats) {
   v1::ContainerStats out;
   out.set_container_id(id);
   out.set_cpu_usage_nanos(stats.cpu.usage_nanos);
@@ -98,14 +97,16 @@ Result<v1::ContainerStats> ReadStats(const std::string& id, oci::Cgroup* cgroup,
   FillPressure(stats.cpu.psi, &v1::ContainerStats::mutable_cpu_pressure, &out);
   FillPressure(stats.memory.psi, &v1::ContainerStats::mutable_memory_pressure, &out);
   FillPressure(stats.io_psi, &v1::ContainerStats::mutable_io_pressure, &out);
-  if (!detail) return out;
-  FillDetail(stats, out.mutable_detail());
-  out.mutable_detail()->set_processes(TRY(cgroup->Pids()).size());
   return out;
 }
 
 Result<v1::ContainerStats> StatsOf(const TasksOptions& options, const Task& task, bool detail) {
-  v1::ContainerStats stats = TRY(ReadStats(task.id, task.container->cgroup(), detail));
+  oci::CgroupStats read = TRY(task.container->Stats(detail ? oci::StatsPart::kAll : oci::StatsPart::kUsage));
+  v1::ContainerStats stats = StatsMessage(task.id, read);
+  if (detail) {
+    FillDetail(read, stats.mutable_detail());
+    stats.mutable_detail()->set_processes(task.container->HasHostProcesses() ? TRY(task.container->Pids()).size() : read.pids.current);
+  }
   struct statfs layer {};
   if (options.writable_layer && statfs(options.writable_layer(task.id).c_str(), &layer) == 0) {
     stats.mutable_writable_layer()->set_used_bytes((layer.f_blocks - layer.f_bfree) * static_cast<uint64_t>(layer.f_bsize));
@@ -119,7 +120,7 @@ Result<v1::ContainerStats> StatsOfPod(const std::string& path) {
   oci::CgroupOptions options;
   options.path = path;
   auto cgroup = TRY(oci::Cgroup::Open(options));
-  return ReadStats("", cgroup.get(), false);
+  return StatsMessage("", TRY(cgroup->Stats(oci::StatsPart::kUsage)));
 }
 
 Result<v1::StatsResponse> Stats(Tasks* tasks, const v1::StatsRequest& request) {

@@ -12,7 +12,7 @@
 
 namespace caisson::task {
 
-Result<PodShm> PodShm::Make(int64_t bytes, uint32_t uid, uint32_t gid, const std::string& folder) {
+Result<PodShm> PodShm::Make(int64_t bytes, uint32_t uid, uint32_t gid, const std::string& folder, bool attached) {
   std::string size = fmt::format("{}", bytes > 0 ? bytes : kDefaultBytes);
   UniqueFd context(static_cast<int>(syscall(SYS_fsopen, "tmpfs", FSOPEN_CLOEXEC)));
   if (!context) return ErrnoError("open a tmpfs for /dev/shm");
@@ -27,7 +27,7 @@ Result<PodShm> PodShm::Make(int64_t bytes, uint32_t uid, uint32_t gid, const std
   shm.mount_ = UniqueFd(static_cast<int>(syscall(SYS_fsmount, context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)));
   if (!shm.mount_) return ErrnoError("mount a tmpfs for /dev/shm");
   UniqueFd probe(static_cast<int>(syscall(SYS_open_tree, shm.fd(), "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
-  if (probe) return shm;
+  if (probe && !attached) return shm;
   if (mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) return ErrnoError("make '{}'", folder);
   if (syscall(SYS_move_mount, shm.fd(), "", AT_FDCWD, folder.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0) {
     return ErrnoError("mount /dev/shm on '{}'", folder);

@@ -19,7 +19,8 @@ class PodShm {
 
   // `bytes` 0: kDefaultBytes. The root belongs to `uid` and `gid`. `folder`: made and mounted on where that is needed;
   // its parent exists.
-  static Result<PodShm> Make(int64_t bytes, uint32_t uid, uint32_t gid, const std::string& folder);
+  // `attached`: mounted there in any case, for whoever has to find it by its path.
+  static Result<PodShm> Make(int64_t bytes, uint32_t uid, uint32_t gid, const std::string& folder, bool attached = false);
   PodShm() = default;
   PodShm(PodShm&& other) { *this = std::move(other); }
   PodShm& operator=(PodShm&& other);

@@ -236,7 +236,7 @@ class Service {
   Result<v3::StatsResponse> Stats(const v3::StatsRequest& request) {
     Task* task = TRY(tasks_->Find(request.id()));
     v3::StatsResponse response;
-    FillMetrics(TRY(task->container->cgroup()->Stats(oci::StatsPart::kAll)), task->container->cgroup()->IsV2(), response.mutable_stats());
+    FillMetrics(TRY(task->container->Stats(oci::StatsPart::kAll)), task->container->cgroup()->IsV2(), response.mutable_stats());
     return response;
   }
 

@@ -177,7 +177,7 @@ Result<Task*> Tasks::Create(CreateRequest request) {
   TRY(PrepareStdio(loop_, &scratch_, &options.stdio, &task->init));
   if (options_.on_cgroup) TRY(options_.on_cgroup(request.bundle, options.spec.cgroups_path, options.systemd_cgroup));
   TRY(PrepareRestorer(request, &options.restorer, task.get()));
-  task->container = TRY(oci::Container::Create(std::move(options)));
+  task->container = TRY(options_.make_container ? options_.make_container(std::move(options)) : oci::Container::Create(std::move(options)));
   task->init.oci.pid = task->container->init().pid;  // its pidfd is the container's
   task->init.oci.console = std::move(task->container->mutable_init()->console);
   Task* made = task.get();
@@ -273,7 +273,7 @@ Result<> Tasks::StartExec(Task* task, Process* process) {
     process->oci = TRY(task->container->Exec(std::move(*options)));
     process->started_at_nanos = now;
     auto attached = AttachTerminal(loop_, &scratch_, process);
-    if (!attached) kill(process->oci.pid, SIGKILL);
+    if (!attached) (void)task->container->Signal(process->oci, SIGKILL);
     return attached;
   };
   auto started = start();
@@ -294,9 +294,7 @@ Result<> Tasks::Kill(Task* task, const std::string& exec_id, int signal, bool al
     if (process->exited) return {};
     if (process->oci.pid == 0) return MakeError(Code::kFailedPrecondition, "process '{}' is not started", exec_id);
     if (signal == SIGKILL && all) return KillTree(task, *process), Result<>();
-    // Not reaped yet, so the number is still its own.
-    if (kill(process->oci.pid, signal) != 0 && errno != ESRCH) return ErrnoError("send signal {} to process '{}'", signal, exec_id);
-    return {};
+    return task->container->Signal(process->oci, signal);
   }
   if (task->init.exited && !all) return {};
   TRY(task->container->Kill(signal, all));
@@ -306,6 +304,10 @@ Result<> Tasks::Kill(Task* task, const std::string& exec_id, int signal, bool al
 }
 
 void Tasks::KillTree(Task* task, const Process& process) {
+  if (!task->container->HasHostProcesses()) {
+    if (!process.exited) (void)task->container->Signal(process.oci, SIGKILL);
+    return;
+  }
   std::vector<ino_t> pipes;
   for (const Output* output : {process.out.get(), process.err.get()}) {
     struct stat info {};

@@ -44,6 +44,8 @@ struct Task {
 };
 
 struct TasksOptions {
+  // What makes a container; empty: oci::Container::Create.
+  std::function<Result<std::unique_ptr<oci::Container>>(oci::CreateOptions)> make_container;
   std::string seccomp_cache_dir;
   bool systemd_cgroup = false;
   std::string pod_cgroup;  // what the containers' groups are in: a path below each hierarchy; empty: nothing of the pod's
