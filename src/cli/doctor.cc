@@ -19,7 +19,7 @@ const char* Word(Verdict verdict) {
 }
 
 // Keys of a verbose Status, before a handler's name.
-constexpr std::string_view kAccelerator = "accelerator/", kUnusable = "unusable/";
+constexpr std::string_view kAccelerator = "accelerator/", kUnusable = "unusable/", kProbe = "probe/";
 
 using Status = Result<runtime::v1::StatusResponse>;
 
@@ -72,6 +72,21 @@ std::vector<HostCheck> VmsOfPods(const Status& status) {
   return all;
 }
 
+// Handlers whose containers another project's runtime makes.
+std::vector<HostCheck> ForeignHandlers(const Status& status) {
+  std::map<std::string, HostCheck> checks;
+  if (!status) return {};
+  for (const auto& [key, value] : status->info()) {
+    if (!key.starts_with(kProbe)) continue;
+    std::string name = fmt::format("handler {}", key.substr(kProbe.size()));
+    if (value == "ok") checks[name] = {Verdict::kOk, name, "a probe pod has run with its runtime", ""};
+    else checks[name] = {Verdict::kWarn, name, value, "docs/handlers.md; it is tried again from time to time"};
+  }
+  std::vector<HostCheck> all;
+  for (auto& [name, check] : checks) all.push_back(std::move(check));
+  return all;
+}
+
 // What the daemon found by asking criu.
 std::vector<HostCheck> Checkpoints(const Status& status) {
   auto found = status ? status->info().find("checkpoint") : google::protobuf::Map<std::string, std::string>::const_iterator();
@@ -106,6 +121,7 @@ void AddDoctor(CLI::App& app, Command& command) {
     checks.push_back(Daemon(command.client(), status));
     for (auto& check : UserNamespacesOfPods(status)) checks.push_back(std::move(check));
     for (auto& check : VmsOfPods(status)) checks.push_back(std::move(check));
+    for (auto& check : ForeignHandlers(status)) checks.push_back(std::move(check));
     for (auto& check : Checkpoints(status)) checks.push_back(std::move(check));
     Json list = Json::array();
     std::vector<std::vector<std::string>> rows;

@@ -34,6 +34,7 @@ namespace caisson::cri {
 
 class DaemonMetrics;
 class Events;
+class HandlerProbes;
 struct Context;
 
 // Of all pods, read now (figures.h).
@@ -60,6 +61,7 @@ struct Context {
   std::string instance = NewInstance();  // this run of the daemon, in the ids of processes it runs in containers
   stream::Server* streams = nullptr;     // set before the first RPC
   Events* events = nullptr;              // the same
+  HandlerProbes* probes = nullptr;       // the same; null: handlers with foreign runtimes are taken as they are
   DaemonMetrics* metrics = nullptr;      // the same; null: nobody asked for any
   // The last, since its thread uses the others.
   Sampler sampler{config.stats.sample_seconds, [this](Ask ask) { return TakeSample(*this, ask); }};

@@ -7,6 +7,7 @@
 #include "cri/daemon_metrics.h"
 #include "cri/events.h"
 #include "cri/exits.h"
+#include "cri/handler_probes.h"
 #include "cri/recovery.h"
 #include "cri/resident.h"
 #include "cri/server.h"
@@ -22,6 +23,7 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
+#include <atomic>
 #include <cstdio>
 #include <iterator>
 #include <map>
@@ -210,7 +212,7 @@ const char* StateWord(int state) {
 }
 
 // What there is, by state, of the daemon itself, and of VM pods.
-std::vector<Reading> Readings(PodIndex& pods, ContainerIndex& containers) {
+std::vector<Reading> Readings(PodIndex& pods, ContainerIndex& containers, const HandlerProbes* probes) {
   std::map<std::string, uint64_t> pod_states = {{"ready", 0}, {"notready", 0}}, container_states;
   for (int state = 0; state < runtime::v1::ContainerState_ARRAYSIZE; ++state) container_states[StateWord(state)] = 0;
   for (const PodPtr& pod : pods.List()) ++pod_states[pod->Get()->state() == runtime::v1::SANDBOX_READY ? "ready" : "notready"];
@@ -220,6 +222,9 @@ std::vector<Reading> Readings(PodIndex& pods, ContainerIndex& containers) {
   std::vector<Reading> readings = ProcessReadings();
   for (auto& [state, count] : pod_states) readings.push_back({"pods", "Pods", {{"state", state}}, static_cast<double>(count)});
   for (auto& [state, count] : container_states) readings.push_back({"containers", "Containers", {{"state", state}}, static_cast<double>(count)});
+  if (probes != nullptr) {
+    for (Reading& reading : probes->Read()) readings.push_back(std::move(reading));
+  }
   for (Reading& reading : ReadVms(pods)) readings.push_back(std::move(reading));
   return readings;
 }
@@ -250,9 +255,10 @@ Result<> Run(const Flags& flags, const Config& config) {
   auto shims = TRY(Shims::Create(config.shim_timeout_seconds * 1000));
   PodIndex pods(store.get(), Store::Table::kPods, "pod sandbox");
   ContainerIndex containers(store.get(), Store::Table::kContainers, "container");
+  std::atomic<const HandlerProbes*> readable{nullptr};
   std::unique_ptr<DaemonMetrics> metrics;
   if (!config.metrics.address.empty()) {
-    metrics = TRY(DaemonMetrics::Start(config.metrics.address, [&] { return Readings(pods, containers); }));
+    metrics = TRY(DaemonMetrics::Start(config.metrics.address, [&] { return Readings(pods, containers, readable); }));
     log::Info("metrics are served on port {} of '{}'", metrics->port(), config.metrics.address);
   }
   FaultPoints faults(config.faults);
@@ -266,6 +272,10 @@ Result<> Run(const Flags& flags, const Config& config) {
   context.templates.set_metrics(metrics.get());
   shims->OnEnd([&context](const std::string& id, bool died) { context.background.Post([&context, id, died] { CompanionEnded(context, id, died); }); });
   auto recovered = Recover(context);
+  HandlerProbes probes(context);
+  context.probes = &probes;
+  readable = &probes;
+  if (recovered) probes.Start();
   std::unique_ptr<Streaming> streaming;
   if (recovered) {
     auto started = Streaming::Start(context);
@@ -299,6 +309,8 @@ Result<> Run(const Flags& flags, const Config& config) {
     server->Stop(kStopMillis);
   }
   streaming.reset();
+  probes.Stop();
+  readable = nullptr;
   background.Stop();
   LeaveCompanions(context);
   shims->Stop();

@@ -120,7 +120,7 @@ class Container {
   // Of one created with a gate: the init no longer ends with this process but waits there. Not before the caller has
   // written down what it takes to find it again.
   virtual Result<> Release() = 0;
-  // Lets init execve. Errors: kFailedPrecondition if started already; the execve failure, naming the program.
+  // Lets init execve. Its terminal may come only now. Errors: kFailedPrecondition if started already; the execve failure, naming the program.
   virtual Result<> Start() = 0;
   // With a restorer that runs: takes the process `pid`, a child of ours that it has restored and holds still, as the init.
   // kPermissionDenied if it, or any process beside it, has more than the container would have given it (restored.h).

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <utility>
 
@@ -86,17 +87,12 @@ class ForeignContainer : public Container {
   Result<> Launch() {
     TRY(Prepare());
     std::vector<std::string> command = {"create", "--bundle", folder_, "--pid-file", folder_ + "/pid"};
-    std::optional<ConsoleSocket> console;
-    if (options_.spec.process.terminal) {
-      console.emplace(TRY(ConsoleSocket::Listen(folder_)));
-      command.insert(command.end(), {"--console-socket", console->path()});
-    }
+    if (options_.spec.process.terminal) terminal_ = TRY(OpenTerminal(&command));
     command.push_back(id());
     made_ = true;
     TRY(RunRuntime(foreign_.runtime, command, log_, options_.stdio, kCreateMillis));
-    options_.stdio = Stdio();
     TRY(FindInit());
-    if (console) init_.console = TRY(console->Take(kConsoleMillis));
+    if (HasHostProcesses()) TRY(TakeStdio());
     CgroupOptions group;
     group.path = options_.spec.cgroups_path;
     group.systemd = options_.systemd_cgroup;
@@ -115,21 +111,20 @@ class ForeignContainer : public Container {
     auto files = TRY(PrepareExec(&exec));
     ScopeExit clean([&] { files.Remove(); });
     std::vector<std::string> command = {"exec", "--process", files.process, "--pid-file", files.pid, "--detach"};
-    if (files.console) command.insert(command.end(), {"--console-socket", files.console->path()});
+    Terminal terminal;
+    if (exec.process.terminal) terminal = TRY(OpenTerminal(&command));
     command.push_back(id());
     TRY(RunRuntime(foreign_.runtime, command, files.log, exec.stdio, exec.deadline_millis));
     Process process;
     process.pid = TRY(ReadPid(files.pid));
     process.pidfd = UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, process.pid, 0)));
     if (!process.pidfd) return ErrnoError("open process {}", process.pid);
-    if (files.console) {
-      auto console = files.console->Take(kConsoleMillis);
-      if (!console) {
-        KillAndReap(process.pidfd.get());
-        return std::move(console.error());
-      }
-      process.console = std::move(*console);
+    auto console = terminal.Take();
+    if (!console) {
+      KillAndReap(process.pidfd.get());
+      return std::move(console.error());
     }
+    process.console = std::move(*console);
     return process;
   }
 
@@ -171,11 +166,30 @@ class ForeignContainer : public Container {
   // What one exec needs of files.
   struct ExecFiles {
     std::string process, pid, log;
-    std::optional<ConsoleSocket> console;
     void Remove() const {
       for (const auto& path : {process, pid, log}) unlink(path.c_str());
     }
   };
+
+  // Where the master of a process's terminal comes from; of one without a terminal there is none.
+  struct Terminal {
+    std::optional<ConsoleSocket> socket;
+    Result<UniqueFd> Take() { return socket ? socket->Take(kConsoleMillis) : Result<UniqueFd>(UniqueFd()); }
+  };
+  // Says so in the runtime's command.
+  Result<Terminal> OpenTerminal(std::vector<std::string>* command) const {
+    Terminal terminal;
+    terminal.socket.emplace(TRY(ConsoleSocket::Listen(folder_)));
+    command->insert(command->end(), {"--console-socket", terminal.socket->path()});
+    return terminal;
+  }
+
+  // When the runtime has passed the container its stdio.
+  Result<> TakeStdio() {
+    options_.stdio = Stdio();
+    init_.console = TRY(std::exchange(terminal_, {}).Take());
+    return {};
+  }
 
   virtual Result<> FindInit() {
     init_.pid = TRY(ReadPid(folder_ + "/pid"));
@@ -198,7 +212,6 @@ class ForeignContainer : public Container {
     files.log = base + ".log";
     TRY(Complete(&exec->process));
     TRY(WriteText(files.process, DumpJson(ForeignProcess(exec->process))));
-    if (exec->process.terminal) files.console.emplace(TRY(ConsoleSocket::Listen(folder_)));
     return files;
   }
 
@@ -208,6 +221,7 @@ class ForeignContainer : public Container {
   const std::string folder_, log_;
   std::unique_ptr<Cgroup> cgroup_;
   Process init_;
+  Terminal terminal_;
   bool made_ = false;  // the runtime may know it
   uint64_t execs_ = 0;
 
@@ -283,7 +297,9 @@ class SandboxedContainer : public ForeignContainer {
   bool HasHostProcesses() const override { return false; }
 
   Result<> Start() override {
-    TRY(ForeignContainer::Start());
+    // It is the process that starts the container whose stdio becomes the container's; for the pod's first one that which creates it.
+    TRY(RunRuntime(foreign_.runtime, {"start", id()}, log_, options_.stdio, kStartMillis));
+    TRY(TakeStdio());
     if (char go = 1; write(watcher_.get(), &go, 1) != 1) return ErrnoError("watch container '{}'", id());
     watcher_.Reset();
     started_ = true;
@@ -294,17 +310,14 @@ class SandboxedContainer : public ForeignContainer {
     auto files = TRY(PrepareExec(&exec));
     ScopeExit clean([&] { files.Remove(); });
     std::vector<std::string> command = {"exec", "--process", files.process, "--internal-pid-file", files.pid};
-    if (files.console) command.insert(command.end(), {"--console-socket", files.console->path()});
+    Terminal terminal;
+    if (exec.process.terminal) terminal = TRY(OpenTerminal(&command));
     command.push_back(id());
     UniqueFd changes(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
     if (!changes || inotify_add_watch(changes.get(), folder_.c_str(), IN_CLOSE_WRITE) < 0) return ErrnoError("watch '{}'", folder_);
     Process process = TRY(StartRuntime(foreign_.runtime, command, files.log, exec.stdio));
     auto inner = AwaitExec(process, changes.get(), files, Deadline::After(exec.deadline_millis));
-    if (inner && files.console) {
-      auto console = files.console->Take(kConsoleMillis);
-      if (console) process.console = std::move(*console);
-      else inner = std::move(console.error());
-    }
+    process.console = TRY(terminal.Take());
     if (!inner) {
       KillAndReap(process.pidfd.get());
       return std::move(inner.error());
@@ -326,7 +339,11 @@ class SandboxedContainer : public ForeignContainer {
   Result<> Signal(const Process& process, int signal) override {
     auto inner = inner_.find(process.pid);
     if (inner == inner_.end()) return Kill(signal, false);
-    auto sent = RunRuntime(foreign_.runtime, {"kill", "--pid", fmt::format("{}", inner->second), id(), fmt::format("{}", signal)}, log_, Stdio(), kSignalMillis);
+    Result<> sent;
+    for (int pid : signal == SIGKILL ? TreeOf(inner->second) : std::vector<int>{inner->second}) {
+      auto one = RunRuntime(foreign_.runtime, {"kill", "--pid", fmt::format("{}", pid), id(), fmt::format("{}", signal)}, log_, Stdio(), kSignalMillis);
+      if (pid == inner->second) sent = std::move(one);
+    }
     // At least nobody waits for it any more.
     if (!sent && signal == SIGKILL) return SendTo(process, SIGKILL);
     return sent;
@@ -405,6 +422,25 @@ class SandboxedContainer : public ForeignContainer {
       if (waits[0].revents == 0) continue;
       return MakeError(Code::kInternal, "'{} exec': {}", foreign_.runtime.program, SaidIn(files.log, "it has started nothing"));
     }
+  }
+
+  // The process and all that came of it, by the sandbox's own list.
+  std::vector<int> TreeOf(int root) {
+    std::vector<int> tree = {root};
+    // Columns UID, PID, PPID and more.
+    const auto text = AskRuntime(foreign_.runtime, {"ps", id()}, log_, kSignalMillis);
+    const std::string table = text ? *text : std::string();
+    std::vector<std::pair<int, int>> parents;
+    for (std::string_view line : Split(table, '\n')) {
+      int pid = 0, parent = 0;
+      if (sscanf(std::string(line).c_str(), "%*s %d %d", &pid, &parent) == 2) parents.emplace_back(pid, parent);
+    }
+    for (size_t i = 0; i < tree.size(); ++i) {
+      for (auto [pid, parent] : parents) {
+        if (parent == tree[i] && pid > 1 && std::find(tree.begin(), tree.end(), pid) == tree.end()) tree.push_back(pid);
+      }
+    }
+    return tree;
   }
 
   bool IsOver() const {

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -45,7 +46,12 @@ class ConsoleSocket {
   // In the folder `folder`; a long path is no obstacle.
   static Result<ConsoleSocket> Listen(const std::string& folder);
   ConsoleSocket(ConsoleSocket&& other) = default;
-  ConsoleSocket& operator=(ConsoleSocket&&) = delete;
+  ConsoleSocket& operator=(ConsoleSocket&& other) {
+    std::swap(listener_, other.listener_);
+    std::swap(folder_, other.folder_);
+    std::swap(path_, other.path_);
+    return *this;
+  }
   ~ConsoleSocket();
 
   const std::string& path() const { return path_; }

@@ -213,6 +213,10 @@ void Tasks::Start(Task* task, std::function<void(Result<>)> done) {
   if (task->init.exited) return done(MakeError(Code::kFailedPrecondition, "container '{}' has ended", task->id));
   int64_t now = NowNanos();
   auto started = task->container->Start();
+  if (started && task->init.stdio.terminal && !task->init.oci.console) {
+    task->init.oci.console = std::move(task->container->mutable_init()->console);
+    started = AttachTerminal(loop_, &scratch_, &task->init);
+  }
   if (!started) return done(std::move(started.error()));
   if (task->checkpoint.empty()) {
     Started(task, now);

@@ -22,9 +22,9 @@ import images  # noqa: E402
 import tools  # noqa: E402
 from harness.containerd import Containerd  # noqa: E402
 from harness.daemon import Daemon, remove_tree  # noqa: E402
-from harness.handler import BUILD, VM_CONFIG, missing_for_vms  # noqa: E402
+from harness.handler import BUILD, FOREIGN, VM_CONFIG, missing_for_vms  # noqa: E402
 from harness.leaks import Leaks  # noqa: E402
-from harness.registry import Registry  # noqa: E402
+from harness.registry import Registry, wait_for  # noqa: E402
 
 # What the suite pulls one image by: the digest of a manifest that nobody can make again. In the copy of it that runs the
 # digest is that of our image.
@@ -72,7 +72,10 @@ def main():
             daemon = Containerd(folder, cri=True, runtimes={"caisson": args.containerd},
                                 config=f'[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "{folder}/certs.d"\n')
         else:
-            daemon = Daemon(folder, config=f'[images]\ncerts_dir = "{folder}/certs.d"\n' + (VM_CONFIG if vms else ""))
+            foreign = f"\n[handlers.{args.handler}]\n{FOREIGN[args.handler]}" if args.handler in FOREIGN else ""
+            daemon = Daemon(folder, config=f'[images]\ncerts_dir = "{folder}/certs.d"\n' + (VM_CONFIG if vms else foreign))
+            wait_for(f"handler '{args.handler}' is ready",
+                     lambda: args.handler in [handler.name for handler in daemon.client.Status().runtime_handlers], 60)
         options = ["--runtime-endpoint", f"unix://{daemon.socket}", "--runtime-handler", args.handler,
                    "--ginkgo.no-color", "--ginkgo.timeout", "40m"]
         if args.focus:

@@ -12,7 +12,7 @@ import subprocess
 import grpc
 
 from .cri import Client
-from .handler import BUILD, VM_CONFIG, VMS
+from .handler import BUILD, DEFAULT, FOREIGN_CONFIG, VM_CONFIG, VMS
 from .leaks import Leaks, links_of
 from .registry import wait_for
 
@@ -84,6 +84,7 @@ class Daemon:
             config = 'cgroup_driver = "systemd"\n' + config
         if VMS and "[handlers.caisson-vm]" not in config:
             config += VM_CONFIG
+        config += FOREIGN_CONFIG
         self.config = f"{self.folder}/config.toml"
         with open(self.config, "w") as f:
             f.write(config + f"\n[cni]\nconf_dir = \"{self.cni_dir}\"\nbin_dirs = [\"{CNI_BIN}\"]\n"
@@ -116,7 +117,8 @@ class Daemon:
         self.client = Client(self.socket)
         try:
             self.client.Version(deadline=5)
-            return True
+            # A foreign runtime's handler is there when its probe pod has run.
+            return not FOREIGN_CONFIG or DEFAULT in [handler.name for handler in self.client.Status(deadline=5).runtime_handlers]
         except grpc.RpcError:
             self.client.close()
             return False

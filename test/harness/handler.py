@@ -12,7 +12,14 @@ VM_CONFIG = f"""
 kernel = "{GUEST}/kernel"
 initrd = "{GUEST}/initramfs"
 """
+# Handlers whose containers programs of Debian's make, each by its table.
+FOREIGN = {
+    "runc": 'runtime = "/usr/sbin/runc"\n',
+    "crun": 'runtime = "/usr/bin/crun"\n',
+    "runsc": 'runtime = "/usr/bin/runsc"\nruntime_args = ["--platform=ptrace", "--network=host"]\n',
+}
 DEFAULT = os.environ.get("CAISSON_TEST_HANDLER", "")
+FOREIGN_CONFIG = f"\n[handlers.{DEFAULT}]\n{FOREIGN[DEFAULT]}" if DEFAULT in FOREIGN else ""
 VMS = DEFAULT == "caisson-vm"
 
 

@@ -10,6 +10,7 @@
 #include "containerd/sandbox.pb.h"
 #include "cri/exits.h"
 #include "cri/foreign_runtime.h"
+#include "cri/handler_probes.h"
 #include "cri/pod_files.h"
 #include "cri/pod_network.h"
 #include "cri/pod_teardown.h"
@@ -53,6 +54,7 @@ Result<> CheckRequest(Context& context, const v1::RunPodSandboxRequest& request)
   TRY(CheckSandboxConfig(request.config(), context.systemd_cgroup));
   if (handler->second.IsForeign()) {
     TRY(ForeignRuntimeOf(name, handler->second));
+    if (context.probes != nullptr) TRY(context.probes->Check(name));
     return CheckForeignPod(name, request.config());
   }
   if (HasUserNamespace(request.config())) TRY(context.user_namespaces.Check(name));

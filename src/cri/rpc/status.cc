@@ -7,6 +7,7 @@
 
 #include "base/json.h"
 #include "cri/cdi.h"
+#include "cri/handler_probes.h"
 #include "cri/rpc/rpc.h"
 
 namespace caisson::cri {
@@ -54,13 +55,18 @@ Result<v1::StatusResponse> Status(Context& context, const v1::StatusRequest& req
       if (request.verbose()) (*response.mutable_info())["unusable/" + of] = usable.error().message;
       return;
     }
+    if (configured.IsForeign() && context.probes != nullptr) {
+      Result<> ready = context.probes->Check(of);
+      if (request.verbose()) (*response.mutable_info())["probe/" + of] = ready ? "ok" : ready.error().message;
+      if (!ready) return;
+    }
     if (vm && request.verbose()) DescribeVms(context, of, &response);
     v1::RuntimeHandler& handler = *response.add_runtime_handlers();
     handler.set_name(name);
     auto user_namespaces = context.user_namespaces.Check(name);
     features.set_user_namespaces(user_namespaces.has_value());
     // A guest's kernel is ours, and new enough.
-    features.set_recursive_read_only_mounts(vm || KernelMountsReadOnlyRecursively());
+    features.set_recursive_read_only_mounts(vm || (!configured.IsForeign() && KernelMountsReadOnlyRecursively()));
     *handler.mutable_features() = features;
     if (user_namespaces) {
       response.mutable_features()->set_user_namespaces_host_network(true);
