@@ -91,14 +91,13 @@ class ForeignContainer : public Container {
     command.push_back(id());
     made_ = true;
     TRY(RunRuntime(foreign_.runtime, command, log_, options_.stdio, kCreateMillis));
-    TRY(FindInit());
-    if (HasHostProcesses()) TRY(TakeStdio());
     CgroupOptions group;
     group.path = options_.spec.cgroups_path;
     group.systemd = options_.systemd_cgroup;
     group.rootless = true;  // as much of it as the runtime has made
     cgroup_ = TRY(Cgroup::Open(group));
-    return {};
+    TRY(FindInit());
+    return HasHostProcesses() ? TakeStdio() : Result<>();
   }
 
   Result<> Release() override { return Impossible("gates"); }
@@ -316,6 +315,7 @@ class SandboxedContainer : public ForeignContainer {
     UniqueFd changes(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
     if (!changes || inotify_add_watch(changes.get(), folder_.c_str(), IN_CLOSE_WRITE) < 0) return ErrnoError("watch '{}'", folder_);
     Process process = TRY(StartRuntime(foreign_.runtime, command, files.log, exec.stdio));
+    (void)Group()->Attach(process.pid);
     auto inner = AwaitExec(process, changes.get(), files, Deadline::After(exec.deadline_millis));
     process.console = TRY(terminal.Take());
     if (!inner) {
@@ -389,10 +389,12 @@ class SandboxedContainer : public ForeignContainer {
     }
     init_.pid = cloned.pid;
     init_.pidfd = std::move(cloned.pidfd);
-    return {};
+    return Group()->Attach(init_.pid);
   }
 
  private:
+  Cgroup* Group() { return foreign_.sandbox != nullptr ? foreign_.sandbox : cgroup_.get(); }
+
   // In the child.
   [[noreturn]] void Watch(int go) {
     (void)setsid();

@@ -22,6 +22,8 @@ struct ForeignOptions {
   RuntimeProgram runtime;
   std::string shm_path;  // the pod's /dev/shm; empty: none
   std::map<std::string, std::string> annotations;  // further ones of the container
+  // Of a sandboxed runtime: the sandbox's group, where its containers' processes of ours live, to end with it; null: this is it.
+  Cgroup* sandbox = nullptr;
 };
 
 // As Container::Create. Errors: also what the runtime says. kUnimplemented: to be restored from a checkpoint.

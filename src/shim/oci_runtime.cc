@@ -59,6 +59,7 @@ Result<std::unique_ptr<OciRuntime>> OciRuntime::Make(const std::string& pod_id, 
 Result<std::unique_ptr<oci::Container>> OciRuntime::Create(oci::CreateOptions options) {
   if (options.bundle.find('\n') != std::string::npos) return MakeError(Code::kInvalidArgument, "the bundle's path has a line end");
   TRY(WriteLine(RemainsPath(bundle_), options.bundle + "\n", O_APPEND));
+  foreign_.sandbox = sandbox_ ? sandbox_->cgroup() : nullptr;
   return oci::CreateForeign(foreign_, std::move(options));
 }
 
