@@ -275,7 +275,6 @@ Result<> Run(const Flags& flags, const Config& config) {
   HandlerProbes probes(context);
   context.probes = &probes;
   readable = &probes;
-  if (recovered) probes.Start();
   std::unique_ptr<Streaming> streaming;
   if (recovered) {
     auto started = Streaming::Start(context);
@@ -293,6 +292,8 @@ Result<> Run(const Flags& flags, const Config& config) {
     else recovered = std::move(started.error());
   }
   if (recovered) {
+    // Not before: while the server makes its sockets the process has another umask(2), which companions would inherit.
+    probes.Start();
     ReleaseUnused(loaded);
     log::Info("caissond {} serves the CRI on {}", kVersion, config.SocketPath());
     Notify("READY=1");
