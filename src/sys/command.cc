@@ -128,6 +128,7 @@ Result<> Run::Start() {
   posix_spawn_file_actions_adddup2(&actions, in.get(), STDIN_FILENO);
   posix_spawn_file_actions_adddup2(&actions, out.write.get(), STDOUT_FILENO);
   posix_spawn_file_actions_adddup2(&actions, err.write.get(), STDERR_FILENO);
+  if (!command_.directory.empty()) posix_spawn_file_actions_addchdir_np(&actions, command_.directory.c_str());
   // A library of the daemon may have opened something without O_CLOEXEC.
   posix_spawn_file_actions_addclosefrom_np(&actions, STDERR_FILENO + 1);
   sigset_t none, all;

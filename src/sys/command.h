@@ -22,6 +22,7 @@ struct Command {
   size_t max_out_bytes = 0;              // of stdout; a program that writes more is killed
   bool background = false;               // gets less of the processors and disks than others
   std::stop_token stop;
+  std::string directory = {};            // that it begins in; empty: ours
 };
 
 struct CommandOutput {

@@ -115,14 +115,6 @@ Result<v1::ContainerStats> StatsOf(const TasksOptions& options, const Task& task
   return stats;
 }
 
-// With the systemd driver too the CRI's cgroup_parent is a path; one that is not is nobody's group.
-Result<v1::ContainerStats> StatsOfPod(const std::string& path) {
-  oci::CgroupOptions options;
-  options.path = path;
-  auto cgroup = TRY(oci::Cgroup::Open(options));
-  return StatsMessage("", TRY(cgroup->Stats(oci::StatsPart::kUsage)));
-}
-
 Result<v1::StatsResponse> Stats(Tasks* tasks, const v1::StatsRequest& request) {
   v1::StatsResponse response;
   response.set_timestamp_nanos(NowNanos());
@@ -185,6 +177,45 @@ Result<v1::ReopenLogResponse> Reopen(Tasks* tasks, const v1::ReopenLogRequest& r
   return v1::ReopenLogResponse();
 }
 
+// In the containers of Tasks.
+class TasksExecHost : public ExecHost {
+ public:
+  explicit TasksExecHost(Tasks* tasks) : tasks_(tasks) {}
+
+  sys::EventLoop* loop() override { return tasks_->loop(); }
+  void StartExec(const std::string& container_id, const std::string& exec_id, std::vector<std::string> args, StdioRequest stdio,
+                 std::function<void(Result<>)> done) override {
+    done(Start(container_id, exec_id, std::move(args), std::move(stdio)));
+  }
+  Process* FindExec(const std::string& container_id, const std::string& exec_id) override {
+    auto process = tasks_->FindProcess(container_id, exec_id);
+    return process ? *process : nullptr;
+  }
+  void WaitExec(Process* process, Process::Waiter waiter) override { tasks_->Wait(process, std::move(waiter)); }
+  void KillExec(const std::string& container_id, const std::string& exec_id) override {
+    auto task = tasks_->Find(container_id);
+    if (Process* process = FindExec(container_id, exec_id); process != nullptr && task) tasks_->KillTree(*task, *process);
+  }
+  void ForgetExec(const std::string& container_id, const std::string& exec_id) override {
+    if (auto task = tasks_->Find(container_id)) tasks_->Forget(*task, exec_id);
+  }
+
+ private:
+  Result<> Start(const std::string& container_id, const std::string& exec_id, std::vector<std::string> args, StdioRequest stdio) {
+    Task* task = TRY(tasks_->Find(container_id));
+    oci::ExecOptions options;
+    options.process = task->container->spec().process;
+    options.process.terminal = false;
+    options.process.args = std::move(args);
+    Process* process = TRY(tasks_->AddExec(task, exec_id, std::move(options), std::move(stdio)));
+    auto started = tasks_->StartExec(task, process);
+    if (!started) tasks_->Forget(task, exec_id);
+    return started;
+  }
+
+  Tasks* tasks_;
+};
+
 template <class Request, class Response>
 void AddLater(ttrpc::Server* server, const char* method, Tasks* tasks,
               void (*call)(Tasks*, const Request&, std::function<void(Result<Response>)>)) {
@@ -202,6 +233,14 @@ void Add(ttrpc::Server* server, const char* method, Tasks* tasks, Result<Respons
 
 }  // namespace
 
+// With the systemd driver too the CRI's cgroup_parent is a path; one that is not is nobody's group.
+Result<v1::ContainerStats> StatsOfPod(const std::string& path) {
+  oci::CgroupOptions options;
+  options.path = path;
+  auto cgroup = TRY(oci::Cgroup::Open(options));
+  return StatsMessage("", TRY(cgroup->Stats(oci::StatsPart::kUsage)));
+}
+
 void RegisterPodService(ttrpc::Server* server, Tasks* tasks) {
   Add(server, "Stats", tasks, &Stats);
   Add(server, "ContainerInfo", tasks, &Info);
@@ -210,7 +249,7 @@ void RegisterPodService(ttrpc::Server* server, Tasks* tasks) {
   AddLater(server, "WaitAttach", tasks, &WaitAttach);
   AddLater(server, "ReadOutput", tasks, &ReadOutput);
   AddLater(server, "WriteInput", tasks, &WriteInput);
-  auto execs = std::make_shared<SyncExecs>(tasks);
+  auto execs = std::make_shared<SyncExecs>(std::make_shared<TasksExecHost>(tasks));
   server->HandleTyped<v1::ExecSyncRequest, v1::ExecSyncResponse>(
       "caisson.pod.v1.Pod", "ExecSync", [execs](const v1::ExecSyncRequest& request, SyncExecs::Respond respond) {
         execs->Start(request, std::move(respond));

@@ -4,6 +4,9 @@
 // service. The guest's agent serves it too.
 #pragma once
 
+#include <string>
+
+#include "caisson/pod/v1/pod.pb.h"
 #include "task/tasks.h"
 #include "ttrpc/server.h"
 
@@ -11,5 +14,8 @@ namespace caisson::task {
 
 // Before the server listens. `tasks` outlives the server.
 void RegisterPodService(ttrpc::Server* server, Tasks* tasks);
+
+// Of the group that a pod's cgroup_parent names, without detail. Errors: it is none, or cannot be read.
+Result<pod::v1::ContainerStats> StatsOfPod(const std::string& path);
 
 }  // namespace caisson::task

@@ -190,6 +190,27 @@ Result<> PrepareStdio(sys::EventLoop* loop, Scratch* scratch, oci::Stdio* stdio,
   return PrepareOutput(loop, scratch, ErrPlan(process), &stdio->err);
 }
 
+Result<FifoPaths> PrepareFifos(sys::EventLoop* loop, Scratch* scratch, const std::string& prefix, Process* process) {
+  StdioRequest& request = process->stdio;
+  FifoPaths paths;
+  // For reading alone, so that its end is seen; for writing with a reader of ours, or it would not open (fifo(7)).
+  auto make = [&](const char* name, int flags, std::string* path) -> Result<UniqueFd> {
+    *path = prefix + name;
+    if (mkfifo(path->c_str(), 0600) != 0) return ErrnoError("make the FIFO '{}'", *path);
+    return OpenFifo(*path, flags);
+  };
+  auto give = [&](const char* name, const OutputPlan& plan, std::string* path) -> Result<> {
+    return GiveOutput(loop, scratch, plan, TRY(make(name, O_RDONLY, path)));
+  };
+  auto wants = [](const OutputPlan& plan) { return !plan.path.empty() || plan.sink; };
+  if (!request.in_path.empty() || request.keep_stdin) TRY(TakeInput(loop, scratch, TRY(make("-in", O_RDWR, &paths.in)), process));
+  if (paths.in.empty() && !wants(OutPlan(process)) && !wants(ErrPlan(process))) return paths;
+  // All or none: a shim takes the lack of one for a fault. What is not wanted is dropped.
+  TRY(give("-out", OutPlan(process), &paths.out));
+  if (!request.terminal) TRY(give("-err", ErrPlan(process), &paths.err));
+  return paths;
+}
+
 Result<> AttachTerminal(sys::EventLoop* loop, Scratch* scratch, Process* process) {
   StdioRequest& request = process->stdio;
   if (!request.terminal || !process->oci.console) return {};

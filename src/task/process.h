@@ -67,6 +67,13 @@ struct Process {
 Result<> PrepareStdio(sys::EventLoop* loop, Scratch* scratch, oci::Stdio* stdio, Process* process);
 // One end of a client's FIFO, non-blocking. Errors: kInvalidArgument for what is none; ENXIO where nobody reads it.
 Result<UniqueFd> OpenFifo(const std::string& path, int flags);
+// The paths of FIFOs for a process that another program starts, which opens them. Empty: it has no such stream.
+struct FifoPaths {
+  std::string in, out, err;
+};
+// Makes them as PREFIX-in, -out and -err, for what `process->stdio` asks for, and holds our ends in `process`. Of a terminal only
+// the first two. Errors name the path; files that were made stay.
+Result<FifoPaths> PrepareFifos(sys::EventLoop* loop, Scratch* scratch, const std::string& prefix, Process* process);
 // After the start: a terminal's master is read and written from now on.
 Result<> AttachTerminal(sys::EventLoop* loop, Scratch* scratch, Process* process);
 

@@ -24,41 +24,28 @@ constexpr int64_t kAbandonedMillis = 30'000;
 class SyncExec : public std::enable_shared_from_this<SyncExec> {
  public:
   SyncExec(SyncExecs* all, const v1::ExecSyncRequest& request, std::string exec_id, SyncExecs::Respond respond)
-      : all_(all), tasks_(all->tasks_), container_id_(request.container_id()), exec_id_(std::move(exec_id)),
-        respond_(std::move(respond)) {
+      : all_(all), host_(all->host_), container_id_(request.container_id()), exec_id_(std::move(exec_id)),
+        timeout_nanos_(request.timeout_nanos()), respond_(std::move(respond)) {
     uint64_t limit = request.limit_bytes() == 0 ? limits::kExecSyncBytes : request.limit_bytes();
     out_room_ = err_room_ = std::min<uint64_t>(limit, limits::kExecSyncBytes);
   }
 
-  Result<> Start(const v1::ExecSyncRequest& request) {
-    Task* task = TRY(tasks_->Find(container_id_));
-    oci::ExecOptions options;
-    options.process = task->container->spec().process;
-    options.process.terminal = false;
-    options.process.args.assign(request.args().begin(), request.args().end());
-    if (options.process.args.empty()) return MakeError(Code::kInvalidArgument, "exec in container '{}': no command", container_id_);
+  void Start(const v1::ExecSyncRequest& request) {
+    std::vector<std::string> args(request.args().begin(), request.args().end());
+    if (args.empty()) return Refuse(MakeError(Code::kInvalidArgument, "exec in container '{}': no command", container_id_));
     StdioRequest stdio;
     auto self = shared_from_this();
     stdio.out_sink = [self](std::string_view bytes) { self->Collect(self->response_.mutable_stdout(), &self->out_room_, bytes); };
     stdio.err_sink = [self](std::string_view bytes) { self->Collect(self->response_.mutable_stderr(), &self->err_room_, bytes); };
     stdio.on_out_end = stdio.on_err_end = [self] { self->FinishIfDone(); };
-    Process* process = TRY(tasks_->AddExec(task, exec_id_, std::move(options), std::move(stdio)));
-    auto started = tasks_->StartExec(task, process);
-    if (!started) {
-      tasks_->Forget(task, exec_id_);
-      return started;
-    }
-    all_->running_[{container_id_, exec_id_}] = weak_from_this();
-    tasks_->Wait(process, [self](const Process& ended) { self->OnExit(ended); });
-    if (request.timeout_nanos() > 0) {
-      timer_ = tasks_->loop()->After((request.timeout_nanos() + kNanosPerMilli - 1) / kNanosPerMilli, [self] { self->OnTimeout(); });
-    }
-    return {};
+    host_->StartExec(container_id_, exec_id_, std::move(args), std::move(stdio), [self](Result<> started) {
+      started ? self->OnStarted() : self->Refuse(std::move(started.error()));
+    });
   }
 
   void More(SyncExecs::Respond respond) {
     if (respond_) return respond(MakeError(Code::kFailedPrecondition, "the output of '{}' is awaited already", exec_id_));
-    tasks_->loop()->CancelTimer(std::exchange(abandoned_timer_, 0));
+    host_->loop()->CancelTimer(std::exchange(abandoned_timer_, 0));
     respond_ = std::move(respond);
     if (finished_) return Answer();
     Pause(false);
@@ -71,9 +58,19 @@ class SyncExec : public std::enable_shared_from_this<SyncExec> {
   }
 
  private:
-  Process* Find() {
-    auto process = tasks_->FindProcess(container_id_, exec_id_);
-    return process ? *process : nullptr;
+  Process* Find() { return host_->FindExec(container_id_, exec_id_); }
+
+  void Refuse(Error why) { std::exchange(respond_, nullptr)(std::move(why)); }
+
+  void OnStarted() {
+    Process* process = Find();
+    if (process == nullptr) return Refuse(MakeError(Code::kNotFound, "container '{}' has gone", container_id_));
+    auto self = shared_from_this();
+    all_->running_[{container_id_, exec_id_}] = weak_from_this();
+    if (timeout_nanos_ > 0) {
+      timer_ = host_->loop()->After((timeout_nanos_ + kNanosPerMilli - 1) / kNanosPerMilli, [self] { self->OnTimeout(); });
+    }
+    host_->WaitExec(process, [self](const Process& ended) { self->OnExit(ended); });
   }
 
   void Collect(std::string* into, uint64_t* room, std::string_view bytes) {
@@ -86,7 +83,7 @@ class SyncExec : public std::enable_shared_from_this<SyncExec> {
     if (!respond_) return;
     v1::ExecSyncResponse part = std::exchange(response_, {});
     part.set_more(true);
-    abandoned_timer_ = tasks_->loop()->After(kAbandonedMillis, [self = shared_from_this()] { self->OnAbandoned(); });
+    abandoned_timer_ = host_->loop()->After(kAbandonedMillis, [self = shared_from_this()] { self->OnAbandoned(); });
     std::exchange(respond_, nullptr)(std::move(part));
   }
 
@@ -98,17 +95,14 @@ class SyncExec : public std::enable_shared_from_this<SyncExec> {
     if (process->err) process->err->Pause(paused);
   }
 
-  void Kill() {
-    auto task = tasks_->Find(container_id_);
-    if (Process* process = Find(); process != nullptr && task) tasks_->KillTree(*task, *process);
-  }
+  void Kill() { host_->KillExec(container_id_, exec_id_); }
 
   void OnTimeout() {
     timer_ = 0;
     timed_out_ = true;
     Kill();
     // If it is stuck in the kernel the answer does not wait for it.
-    drain_timer_ = tasks_->loop()->After(kStuckMillis, [self = shared_from_this()] { self->Finish(); });
+    drain_timer_ = host_->loop()->After(kStuckMillis, [self = shared_from_this()] { self->Finish(); });
   }
 
   void OnAbandoned() {
@@ -120,7 +114,7 @@ class SyncExec : public std::enable_shared_from_this<SyncExec> {
 
   void OnExit(const Process& ended) {
     exited_ = true;
-    tasks_->loop()->CancelTimer(std::exchange(timer_, 0));
+    host_->loop()->CancelTimer(std::exchange(timer_, 0));
     exit_code_ = static_cast<int32_t>(ended.exit_status);
     if (timed_out_) return Finish();
     if (!paused_) AwaitOutputs(ended);  // else with the next part
@@ -129,7 +123,7 @@ class SyncExec : public std::enable_shared_from_this<SyncExec> {
   void AwaitOutputs(const Process& ended) {
     if (ended.outputs_ended()) return Finish();
     if (drain_timer_ == 0 && !paused_) {
-      drain_timer_ = tasks_->loop()->After(kDrainMillis, [self = shared_from_this()] { self->OnDrained(); });
+      drain_timer_ = host_->loop()->After(kDrainMillis, [self = shared_from_this()] { self->OnDrained(); });
     }
   }
 
@@ -158,17 +152,16 @@ class SyncExec : public std::enable_shared_from_this<SyncExec> {
   }
 
   void Forget() {
-    for (auto* timer : {&timer_, &drain_timer_, &abandoned_timer_}) tasks_->loop()->CancelTimer(std::exchange(*timer, 0));
+    for (auto* timer : {&timer_, &drain_timer_, &abandoned_timer_}) host_->loop()->CancelTimer(std::exchange(*timer, 0));
     all_->running_.erase({container_id_, exec_id_});
     // Its Process holds this object's callbacks and may be on the stack.
-    tasks_->loop()->Post([self = shared_from_this()] {
-      if (auto task = self->tasks_->Find(self->container_id_)) self->tasks_->Forget(*task, self->exec_id_);
-    });
+    host_->loop()->Post([self = shared_from_this()] { self->host_->ForgetExec(self->container_id_, self->exec_id_); });
   }
 
   SyncExecs* all_;
-  Tasks* tasks_;
+  std::shared_ptr<ExecHost> host_;
   const std::string container_id_, exec_id_;
+  const int64_t timeout_nanos_;
   SyncExecs::Respond respond_;  // null between a part and the request for the next
   uint64_t out_room_ = 0, err_room_ = 0;
   v1::ExecSyncResponse response_;
@@ -179,9 +172,7 @@ class SyncExec : public std::enable_shared_from_this<SyncExec> {
 
 void SyncExecs::Start(const v1::ExecSyncRequest& request, Respond respond) {
   std::string exec_id = request.exec_id().empty() ? fmt::format("sync-{}", ++count_) : request.exec_id();
-  auto exec = std::make_shared<SyncExec>(this, request, std::move(exec_id), respond);
-  auto started = exec->Start(request);
-  if (!started) respond(std::move(started.error()));
+  std::make_shared<SyncExec>(this, request, std::move(exec_id), std::move(respond))->Start(request);
 }
 
 void SyncExecs::More(const v1::ExecSyncMoreRequest& request, Respond respond) {
