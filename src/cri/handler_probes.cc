@@ -37,6 +37,7 @@ class ProbePod {
     record_.set_id(NewId());
     record_.set_resolved_handler(handler);
     folder_ = context.config.PodDir(record_.id());
+    bundle_ = folder_ + "/" + container_;
     netns_ = context.config.NetnsPath(record_.id());
   }
   ~ProbePod() {
@@ -53,7 +54,7 @@ class ProbePod {
     TRY(WriteBundle());
     task::CreateTaskRequest create;
     create.set_id(container_);
-    create.set_bundle(folder_ + "/probe");
+    create.set_bundle(bundle_);
     create.mutable_options()->set_type_url("caisson.pod.v1.CreateOptions");
     TRY(Call<task::CreateTaskResponse>("Create", create));
     task::StartRequest start;
@@ -85,7 +86,7 @@ class ProbePod {
     spawn.pod_id = record_.id();
     spawn.program = TRY(FindCompanion(context_.config, handler_));
     spawn.pod_dir = folder_;
-    spawn.arguments = CompanionArguments(context_);
+    spawn.arguments = CompanionArguments(context_, handler_);
     companion_ = spawn.program;
     shim_ = TRY(context_.shims.Spawn(spawn));
     sandbox::CreateSandboxRequest create;
@@ -108,9 +109,9 @@ class ProbePod {
   // The companion's program, which needs nothing beside it, in an empty root.
   Result<> WriteBundle() const {
     std::error_code failed;
-    std::filesystem::create_directories(folder_ + "/probe/rootfs/proc", failed);
-    if (failed) return SysError(failed.value(), fmt::format("make directory '{}/probe'", folder_));
-    TRY(sys::WriteNewFile(folder_ + "/probe/rootfs/probe", ""));
+    std::filesystem::create_directories(bundle_ + "/rootfs/proc", failed);
+    if (failed) return SysError(failed.value(), fmt::format("make directory '{}'", bundle_));
+    TRY(sys::WriteNewFile(bundle_ + "/rootfs/probe", ""));
     auto space = [](const char* type, const std::string& path) { return Json{{"type", type}, {"path", path}}; };
     const std::string of_pod = fmt::format("/proc/{}/ns/", shim_->pid());
     Json config = {
@@ -122,14 +123,14 @@ class ProbePod {
                     {{"destination", "/probe"}, {"type", "bind"}, {"source", companion_}, {"options", {"bind", "ro"}}}}},
         {"linux", {{"cgroupsPath", context_.systemd_cgroup ? "system.slice:caisson:" + container_ : "/caisson/" + container_},
                    {"namespaces", {{{"type", "pid"}}, {{"type", "mount"}}, space("ipc", of_pod + "ipc"), space("uts", of_pod + "uts"), space("network", of_pod + "net")}}}}};
-    return sys::WriteNewFile(folder_ + "/probe/config.json", DumpJson(config));
+    return sys::WriteNewFile(bundle_ + "/config.json", DumpJson(config));
   }
 
   Context& context_;
   const std::string& handler_;
   const std::string container_ = NewId();
   PodRecord record_;
-  std::string folder_, netns_, companion_;
+  std::string folder_, bundle_, netns_, companion_;
   std::shared_ptr<ShimClient> shim_;
 };
 

@@ -80,8 +80,11 @@ Result<std::string> FindCompanion(const Config& config, const std::string& handl
                    kName);
 }
 
-std::vector<std::string> CompanionArguments(const Context& context) {
-  return {"--seccomp-cache", context.config.SeccompCacheDir()};
+std::vector<std::string> CompanionArguments(const Context& context, const std::string& handler) {
+  std::vector<std::string> arguments = {"--seccomp-cache", context.config.SeccompCacheDir()};
+  auto found = context.config.handlers.find(handler);
+  if (found != context.config.handlers.end() && !found->second.runtime_type.empty()) arguments.insert(arguments.end(), {"--sandbox", "shim"});
+  return arguments;
 }
 
 Result<> RunCleanup(Context& context, const PodRecord& record) {

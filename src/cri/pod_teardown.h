@@ -16,7 +16,7 @@ namespace caisson::cri {
 Result<std::string> FindCompanion(const Config& config, const std::string& handler);
 
 // The companion's flags beyond its id and socket.
-std::vector<std::string> CompanionArguments(const Context& context);
+std::vector<std::string> CompanionArguments(const Context& context, const std::string& handler);
 
 // Ends a companion: asked first, then killed, then what it left is removed.
 Result<> EndCompanion(Context& context, const PodRecord& record, const std::shared_ptr<ShimClient>& shim);

@@ -2,7 +2,7 @@
 //
 // containerd-shim-caisson-v2: the companion, one process per pod.
 //
-//   containerd-shim-caisson-v2 serve --id POD --listen-fd N [--log-fd N] [--seccomp-cache DIR] [--sandbox native|vm]
+//   containerd-shim-caisson-v2 serve --id POD --listen-fd N [--log-fd N] [--seccomp-cache DIR] [--sandbox native|vm|shim]
 //     serves the pod on an already listening unix socket until it is shut down, or gets SIGTERM; started by caissond.
 //   containerd-shim-caisson-v2 -namespace NS -id ID [-address …] [-bundle DIR] start | delete
 //     as containerd and CRI-O call their shims (shim_command.h); `start` leaves a companion behind that serves their pod or container:
@@ -44,6 +44,8 @@
 #include "oci/user_namespace.h"
 #include "shim/cgroup_record.h"
 #include "shim/event_publisher.h"
+#include "shim/foreign_pod.h"
+#include "shim/foreign_record.h"
 #include "shim/native_pod.h"
 #include "shim/shim_actions.h"
 #include "shim/template_keeper.h"
@@ -59,12 +61,13 @@ namespace caisson::shim {
 namespace {
 
 constexpr char kUsage[] =
-    "usage: containerd-shim-caisson-v2 serve --id POD --listen-fd N [--log-fd N] [--seccomp-cache DIR] [--sandbox native|vm|template] [--folder DIR]\n"
+    "usage: containerd-shim-caisson-v2 serve --id POD --listen-fd N [--log-fd N] [--seccomp-cache DIR] [--sandbox native|vm|shim|template] [--folder DIR]\n"
     "       containerd-shim-caisson-v2 -namespace NS -id ID [-address PATH] [-bundle DIR] [-debug] start|delete\n"
     "       containerd-shim-caisson-v2 -v | -info\n"
     "       containerd-shim-caisson-v2 cleanup --id POD --bundle DIR\n"
     "       containerd-shim-caisson-v2 probe --folder DIR | --accelerator kvm\n"
     "       containerd-shim-caisson-v2 criu-check [--criu PROGRAM]\n"
+    "       containerd-shim-caisson-v2 pause | exit STATUS\n"
     "The companion of one pod of Caisson; caissond, containerd or CRI-O starts it.\n";
 // From the death of a pod's machine to that of its companion: its last answers are on their way.
 constexpr int64_t kEndMillis = 200;
@@ -203,6 +206,15 @@ Result<> ServeVm(const std::string& id, UniqueFd listener, sys::EventLoop* loop)
   return ServePod(&pod, server.get(), std::move(listener), loop, shutdown);
 }
 
+Result<> ServeForeign(const std::string& id, const std::string& seccomp_cache, UniqueFd listener, sys::EventLoop* loop) {
+  auto tasks = TRY(task::Tasks::Create(loop));
+  auto shutdown = StopSoon(loop);
+  ForeignPod pod(id, seccomp_cache, tasks.get(), [loop, shutdown] { loop->After(kEndMillis, shutdown); });
+  auto server = ttrpc::Server::Create(loop);
+  pod.Register(server.get(), shutdown);
+  return ServePod(&pod, server.get(), std::move(listener), loop, shutdown);
+}
+
 // A template belongs to no pod.
 Result<> ServeTemplate(const std::string& id, const std::string& folder, UniqueFd listener, sys::EventLoop* loop) {
   if (!folder.starts_with('/')) return MakeError(Code::kInvalidArgument, "--sandbox template needs --folder with an absolute path");
@@ -227,8 +239,9 @@ Result<> Serve(Flags flags) {
   if (!flags["namespace"].empty()) return ServeContainerd(std::move(flags), std::move(listener), loop.get());
   const std::string& sandbox = flags["sandbox"];
   if (sandbox == "vm") return ServeVm(flags["id"], std::move(listener), loop.get());
+  if (sandbox == "shim") return ServeForeign(flags["id"], flags["seccomp-cache"], std::move(listener), loop.get());
   if (sandbox == "template") return ServeTemplate(flags["id"], flags["folder"], std::move(listener), loop.get());
-  if (!sandbox.empty() && sandbox != "native") return MakeError(Code::kInvalidArgument, "no sandbox '{}' (there are: native, vm, template)", sandbox);
+  if (!sandbox.empty() && sandbox != "native") return MakeError(Code::kInvalidArgument, "no sandbox '{}' (there are: native, vm, shim, template)", sandbox);
   return ServeNative(flags["id"], flags["seccomp-cache"], std::move(listener), loop.get());
 }
 
@@ -274,7 +287,10 @@ Result<> Run(int argc, char** argv) {
   if (verb == "cleanup") {
     auto flags = TRY(ParseFlags(argc, argv, {"id", "bundle"}));
     if (!flags["bundle"].starts_with('/')) return MakeError(Code::kInvalidArgument, "cleanup needs --bundle with an absolute path");
-    return CleanUp(flags["bundle"]);
+    auto cleaned = CleanUp(flags["bundle"]);
+    auto foreign = CleanUpForeign(flags["bundle"]);
+    TRY(std::move(cleaned));
+    return foreign;
   }
   if (verb == "probe") {
     auto flags = TRY(ParseFlags(argc, argv, {"folder", "accelerator"}));

@@ -100,7 +100,8 @@ Result<> NativePod::Make(const std::string& bundle, const std::string& netns_pat
   tasks.pod_cgroup = options.cgroup_parent();
   tasks.shm_fd = shm_.fd();
   if (!tasks.on_cgroup) tasks.on_cgroup = [this](const std::string&, const std::string& path, bool systemd) { return RecordCgroup(bundle_, path, systemd); };
-  if (options.has_runtime()) TRY(PrepareRuntime(options, &tasks));
+  // A shim's containers are its pod's affair (foreign_pod.h).
+  if (options.has_runtime() && options.runtime().type().empty()) TRY(PrepareRuntime(options, &tasks));
   tasks_->set_options(std::move(tasks));
   created_at_nanos_ = NowNanos();
   state_ = State::kCreated;
@@ -120,7 +121,6 @@ Result<> NativePod::StartInit() {
 
 Result<> NativePod::PrepareRuntime(const pod::v1::SandboxOptions& options, task::TasksOptions* tasks) {
   if (!options.uid_maps().empty()) return MakeError(Code::kUnimplemented, "a pod with a user namespace cannot have a runtime of another project's");
-  if (!options.runtime().type().empty()) return MakeError(Code::kUnimplemented, "shims of other projects are not supported");
   runtime_ = TRY(OciRuntime::Make(id(), bundle_, options.host_ipc() ? "" : bundle_ + "/shm", options));
   tasks->make_container = [this](oci::CreateOptions container) { return runtime_->Create(std::move(container)); };
   return {};

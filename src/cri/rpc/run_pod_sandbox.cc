@@ -84,7 +84,7 @@ Result<> SpawnCompanion(Creation& creation) {
   options.pod_id = creation.record.id();
   options.program = TRY(FindCompanion(context.config, creation.record.resolved_handler()));
   options.pod_dir = context.config.PodDir(creation.record.id());
-  options.arguments = CompanionArguments(context);
+  options.arguments = CompanionArguments(context, creation.record.resolved_handler());
   if (creation.record.has_vm()) options.arguments.insert(options.arguments.end(), {"--sandbox", "vm"});
   creation.shim = TRY(context.shims.Spawn(options));
   return {};

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "shim/foreign_pod.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "containerd/ttrpc_events.pb.h"
+#include "shim/cgroup_record.h"
+#include "shim/foreign_spec.h"
+#include "sys/new_file.h"
+#include "sys/socket.h"
+#include "task/process.h"
+#include "ttrpc/client.h"
+
+namespace caisson::shim {
+namespace {
+
+namespace events = containerd::services::events::ttrpc::v1;
+
+constexpr char kEventsSocket[] = "events.sock";
+constexpr size_t kSocketPathBytes = 100;  // sun_path has 108, and not every shim knows a way around it
+constexpr size_t kShimLogBytes = 256 << 10;   // of what a shim logs; the rest is dropped
+constexpr int64_t kForeignEndMillis = 10'000;
+
+Result<> MakePrivateFolder(const std::string& path) {
+  if (mkdir(path.c_str(), 0700) != 0) return ErrnoError("make '{}'", path);
+  return {};
+}
+
+Result<std::string> OurProgram() {
+  char program[PATH_MAX];
+  ssize_t length = readlink("/proc/self/exe", program, sizeof program);
+  if (length <= 0 || length == sizeof program) return ErrnoError("find our own program");
+  return std::string(program, static_cast<size_t>(length));
+}
+
+}  // namespace
+
+ForeignPod::ForeignPod(std::string id, std::string seccomp_cache_dir, task::Tasks* tasks, std::function<void()> on_end)
+    : SandboxPod(id), tasks_(tasks), loop_(tasks->loop()), on_end_(std::move(on_end)), native_(std::move(id), std::move(seccomp_cache_dir), tasks),
+      client_([this](const std::string& what) {
+        loop_->Post([this, what] {
+          if (active()) EndWith({"ShimSilent", fmt::format("the pod's shim '{}' does not answer ({})", options_.runtime().program(), what)});
+        });
+      }),
+      containers_(loop_, &client_) {}
+
+ForeignPod::~ForeignPod() { (void)Stop(kStopMillis); }
+
+Result<> ForeignPod::MakeSandboxBundle() {
+  SandboxContainer container{id(), TRY(OurProgram()), ForeignCgroupPath(options_, "sandbox", id()), getpid()};
+  for (const std::string& folder : {bundle_ + "/io", bundle_ + "/sandbox", SandboxBundle(), SandboxBundle() + "/rootfs"}) TRY(MakePrivateFolder(folder));
+  return sys::WriteNewFile(SandboxBundle() + "/config.json", SandboxContainerSpec(container, options_));
+}
+
+Result<> ForeignPod::ListenForEvents() {
+  const std::string path = bundle_ + "/" + kEventsSocket;
+  folder_ = UniqueFd(open(bundle_.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!folder_) return ErrnoError("open '{}'", bundle_);
+  events_path_ = path.size() < kSocketPathBytes ? path : fmt::format("/proc/{}/fd/{}/{}", getpid(), folder_.get(), kEventsSocket);
+  events_ = ttrpc::Server::Create(loop_);
+  events_->HandleTyped<events::ForwardRequest, wkt::Empty>(
+      "containerd.services.events.ttrpc.v1.Events", "Forward", [this](const events::ForwardRequest& request, std::function<void(Result<wkt::Empty>)> respond) {
+        containers_.OnEvent(request.envelope().topic(), request.envelope().event());
+        respond(wkt::Empty());
+      });
+  return events_->Listen(TRY(sys::ListenUnix(path)));
+}
+
+// A shim opens it for writing and waits until someone reads.
+Result<> ForeignPod::OpenShimLog() {
+  const std::string path = SandboxBundle() + "/log";
+  if (mkfifo(path.c_str(), 0600) != 0) return ErrnoError("make the FIFO '{}'", path);
+  log_ = TRY(task::OpenFifo(path, O_RDWR));
+  return loop_->Watch(log_.get(), EPOLLIN, [this](uint32_t) { OnShimLog(); });
+}
+
+void ForeignPod::OnShimLog() {
+  char bytes[4096];
+  ssize_t got = read(log_.get(), bytes, sizeof bytes);
+  if (got <= 0 || logged_bytes_ >= kShimLogBytes) return;
+  logged_bytes_ += static_cast<size_t>(got);
+  log::Info("shim: {}{}", std::string_view(bytes, static_cast<size_t>(got)), logged_bytes_ < kShimLogBytes ? "" : " (it is not listened to any more)");
+}
+
+Result<> ForeignPod::PlaceShim(const std::vector<int>& before) {
+  Result<> first;
+  for (int child : TRY(OwnChildren())) {
+    if (std::find(before.begin(), before.end(), child) != before.end()) continue;
+    auto placed = cgroup_->Attach(child);
+    if (!placed && first && kill(child, 0) == 0) first = std::move(placed);
+    if (!first) kill(child, SIGKILL);
+  }
+  return first;
+}
+
+Result<> ForeignPod::StartShim() {
+  const std::string path = ForeignCgroupPath(options_, "shim", id());
+  TRY(RecordCgroup(bundle_, path, options_.systemd_cgroup()));
+  cgroup_ = TRY(oci::Cgroup::Create({path, options_.systemd_cgroup(), {}, false}));
+  const std::vector<int> before = TRY(OwnChildren());
+  wkt::Any options = TRY(ShimOptionsOf(options_.runtime(), options_.systemd_cgroup()));
+  auto address = StartForeignShim({options_.runtime().program(), id(), SandboxBundle(), events_path_}, options, kForeignStartMillis);
+  // Also what one that failed has left.
+  auto placed = PlaceShim(before);
+  TRY(record_->SetSocket(address ? address->socket : ""));
+  if (!address) return std::move(address.error());
+  TRY(std::move(placed));
+  auto socket = sys::ConnectUnix(address->socket);
+  if (!socket) return std::move(socket.error()).Within(fmt::format("the shim '{}'", options_.runtime().program()));
+  auto client = TRY(ttrpc::Client::Create(loop_, std::move(*socket)));
+  client->OnClosed([this] {
+    if (client_.ended() || !active()) return;
+    EndWith({"ShimEnded", fmt::format("the pod's shim '{}' has ended, or does not speak its protocol any more", options_.runtime().program())});
+  });
+  client_.Connect(std::move(client), address->version);
+  return {};
+}
+
+Result<> ForeignPod::Prepare(const std::string& bundle, const pod::v1::SandboxOptions& options) {
+  TRY(CheckFresh());
+  if (options.runtime().type().empty() || !options.runtime().program().starts_with('/')) {
+    return MakeError(Code::kInvalidArgument, "pod sandbox '{}': its options name no shim", id());
+  }
+  if (options.uid_maps_size() > 0 || options.gid_maps_size() > 0) {
+    return MakeError(Code::kUnimplemented, "pod sandbox '{}': a pod with another project's shim cannot have a user namespace", id());
+  }
+  if (!bundle.starts_with('/')) return MakeError(Code::kInvalidArgument, "pod sandbox '{}': its bundle '{}' is not absolute", id(), bundle);
+  options_ = options;
+  bundle_ = bundle;
+  state_ = State::kFailed;
+  TRY(MakeSandboxBundle());
+  TRY(ListenForEvents());
+  TRY(OpenShimLog());
+  record_ = std::make_unique<ForeignRecord>(bundle_);
+  TRY(record_->Begin(options.runtime().program(), events_path_));
+  containers_.SetPod({bundle_, bundle_ + "/shm", options.cgroup_parent(), options.systemd_cgroup(), TRY(ShimOptionsOf(options.runtime(), options.systemd_cgroup())), record_.get()});
+  TRY(record_->Add(id(), SandboxBundle()));
+  return StartShim();
+}
+
+void ForeignPod::Create(const std::string& bundle, const std::string& netns_path, const pod::v1::SandboxOptions& options, Done done) {
+  auto prepared = Prepare(bundle, options);
+  if (!prepared) return done(std::move(prepared));
+  native_.Create(bundle, netns_path, options, [this, done = std::move(done)](Result<> created) {
+    if (created) {
+      created_at_nanos_ = NowNanos();
+      state_ = State::kCreated;
+    }
+    done(std::move(created));
+  });
+}
+
+void ForeignPod::Start(Done done) {
+  if (state_ != State::kCreated) return done(MakeError(Code::kFailedPrecondition, "pod sandbox '{}' is not in the state 'created'", id()));
+  native_.Start([this, done = std::move(done)](Result<> started) {
+    if (!started) return done(std::move(started));
+    auto ready = [this, done](Result<> running) {
+      if (running && state_ == State::kCreated) state_ = State::kReady;
+      done(std::move(running));
+    };
+    containers_.RunSandboxContainer(id(), SandboxBundle(), ready, [this](uint32_t status) { OnSandboxEnd(status); });
+  });
+}
+
+void ForeignPod::OnSandboxEnd(uint32_t status) {
+  if (client_.ended() || !active()) return;
+  loop_->Post([this, status] {
+    if (active()) EndWith({"SandboxEnded", fmt::format("the pod's sandbox container ended with status {}", status)});
+  });
+}
+
+void ForeignPod::EndWith(const VmEnd& end) {
+  log::Error("pod {}: {}: {}", id(), end.reason, end.message);
+  auto written = WriteVmEnd(bundle_, end);
+  if (!written) log::Error("pod {}: {}", id(), written.error().message);
+  auto ended = End(end.message, end, kForeignEndMillis);
+  if (!ended) log::Error("pod {}: {}", id(), ended.error().message);
+  on_end_();
+}
+
+Result<> ForeignPod::Stop(int64_t deadline_millis) { return End("the pod has been stopped", {}, deadline_millis); }
+
+Result<> ForeignPod::End(const std::string& why, const VmEnd& end, int64_t deadline_millis) {
+  if (state_ == State::kStopped) return {};
+  const Deadline deadline = Deadline::After(deadline_millis);
+  // All processes first, and nobody's help is needed for it; the shim's own are the last of them.
+  auto killed = containers_.KillAll(deadline);
+  if (killed && cgroup_) killed = cgroup_->Kill(deadline);
+  client_.End(why);
+  containers_.OnShimEnd(end);
+  if (log_) loop_->Unwatch(log_.get());
+  log_.Reset();
+  events_.reset();
+  if (!bundle_.empty()) {
+    auto cleaned = CleanUp(bundle_);
+    if (cleaned) cleaned = CleanUpForeign(bundle_);
+    if (killed) killed = std::move(cleaned);
+  }
+  auto native = native_.Stop(deadline.RemainingMillis());
+  TRY(std::move(killed));
+  TRY(std::move(native));
+  SetStopped();
+  return {};
+}
+
+}  // namespace caisson::shim
