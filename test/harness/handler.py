@@ -17,6 +17,7 @@ FOREIGN = {
     "runc": 'runtime = "/usr/sbin/runc"\n',
     "crun": 'runtime = "/usr/bin/crun"\n',
     "runsc": 'runtime = "/usr/bin/runsc"\nruntime_args = ["--platform=ptrace", "--network=host"]\n',
+    "runc-shim": 'runtime_type = "io.containerd.runc.v2"\n',
 }
 DEFAULT = os.environ.get("CAISSON_TEST_HANDLER", "")
 FOREIGN_CONFIG = f"\n[handlers.{DEFAULT}]\n{FOREIGN[DEFAULT]}" if DEFAULT in FOREIGN else ""
