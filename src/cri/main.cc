@@ -242,6 +242,13 @@ void LeaveCompanions(Context& context) {
   context.templates.Close();
 }
 
+Result<> StartServing(Context& context, std::unique_ptr<Streaming>* streaming, std::unique_ptr<Server>* server) {
+  *streaming = TRY(Streaming::Start(context));
+  context.streams = &(*streaming)->server();
+  *server = TRY(Server::Start(context));
+  return {};
+}
+
 Result<> Run(const Flags& flags, const Config& config) {
   TRY(MakeDir(config.root));
   TRY(MakeDir(config.state));
@@ -276,21 +283,8 @@ Result<> Run(const Flags& flags, const Config& config) {
   context.probes = &probes;
   readable = &probes;
   std::unique_ptr<Streaming> streaming;
-  if (recovered) {
-    auto started = Streaming::Start(context);
-    if (started) {
-      streaming = std::move(*started);
-      context.streams = &streaming->server();
-    } else {
-      recovered = std::move(started.error());
-    }
-  }
   std::unique_ptr<Server> server;
-  if (recovered) {
-    auto started = Server::Start(context);
-    if (started) server = std::move(*started);
-    else recovered = std::move(started.error());
-  }
+  if (recovered) recovered = StartServing(context, &streaming, &server);
   if (recovered) {
     // Not before: while the server makes its sockets the process has another umask(2), which companions would inherit.
     probes.Start();

@@ -42,6 +42,8 @@ constexpr int64_t kDeleteMillis = 5'000;  // of the runtime's part; ours follows
 constexpr int64_t kSignalMillis = 5'000;
 constexpr int64_t kConsoleMillis = 5'000;
 constexpr int64_t kStatsMillis = 2'000;
+// Up to CAP_AUDIT_READ: a sandbox's kernel is not the host's, and refuses to hear of what it does not have.
+constexpr uint64_t kSandboxCapabilities = (uint64_t{1} << 38) - 1;
 constexpr int kKilled = 128 + SIGKILL;
 
 std::string FolderOf(const std::string& bundle) { return bundle + "/runtime"; }
@@ -236,6 +238,11 @@ class ForeignContainer : public Container {
     TRY(ResolveUser(root.get(), process));
     process->username.clear();
     process->env = CompleteEnvironment(root.get(), *process);
+    if (HasHostProcesses() || !process->capabilities) return {};
+    for (uint64_t* set : {&process->capabilities->bounding, &process->capabilities->effective, &process->capabilities->inheritable,
+                          &process->capabilities->permitted, &process->capabilities->ambient}) {
+      *set &= kSandboxCapabilities;
+    }
     return {};
   }
 
@@ -398,6 +405,9 @@ class SandboxedContainer : public ForeignContainer {
   // In the child.
   [[noreturn]] void Watch(int go) {
     (void)setsid();
+    // None of what is the companion's: its pipes have to break when it lets go of them.
+    if (dup2(go, 3) != 3 || syscall(SYS_close_range, 4u, ~0u, 0u) != 0) _exit(kKilled);
+    go = 3;
     char word = 0;
     ssize_t got;
     while ((got = read(go, &word, 1)) < 0 && errno == EINTR) {
