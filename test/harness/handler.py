@@ -16,7 +16,7 @@ initrd = "{GUEST}/initramfs"
 FOREIGN = {
     "runc": 'runtime = "/usr/sbin/runc"\n',
     "crun": 'runtime = "/usr/bin/crun"\n',
-    "runsc": 'runtime = "/usr/bin/runsc"\nruntime_args = ["--platform=ptrace", "--network=host"]\n',
+    "runsc": 'runtime = "/usr/bin/runsc"\nruntime_args = ["--platform=ptrace", "--network=host", "--oci-seccomp"]\n',
     "runc-shim": 'runtime_type = "io.containerd.runc.v2"\n',
 }
 DEFAULT = os.environ.get("CAISSON_TEST_HANDLER", "")
