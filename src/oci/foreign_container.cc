@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/inotify.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -14,6 +15,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <utility>
 
@@ -316,20 +318,21 @@ class SandboxedContainer : public ForeignContainer {
     auto files = TRY(PrepareExec(&exec));
     ScopeExit clean([&] { files.Remove(); });
     std::vector<std::string> command = {"exec", "--process", files.process, "--internal-pid-file", files.pid};
-    Terminal terminal;
-    if (exec.process.terminal) terminal = TRY(OpenTerminal(&command));
+    // Who waits for the process passes it its own stdio, and takes no console socket.
+    UniqueFd master;
+    if (exec.process.terminal) master = TRY(TerminalAsStdio(exec.process, &exec.stdio));
     command.push_back(id());
     UniqueFd changes(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
     if (!changes || inotify_add_watch(changes.get(), folder_.c_str(), IN_CLOSE_WRITE) < 0) return ErrnoError("watch '{}'", folder_);
     Process process = TRY(StartRuntime(foreign_.runtime, command, files.log, exec.stdio));
     (void)Group()->Attach(process.pid);
     auto inner = AwaitExec(process, changes.get(), files, Deadline::After(exec.deadline_millis));
-    process.console = TRY(terminal.Take());
     if (!inner) {
       KillAndReap(process.pidfd.get());
       return std::move(inner.error());
     }
     inner_[process.pid] = *inner;
+    process.console = std::move(master);
     return process;
   }
 
@@ -418,6 +421,19 @@ class SandboxedContainer : public ForeignContainer {
     if (!answer || !answer->is_object()) _exit(kKilled);  // its sandbox has ended
     auto status = answer->find("exitStatus");
     _exit(status != answer->end() && status->is_number_integer() ? status->get<int>() & 0xff : kKilled);
+  }
+
+  // The master of a new terminal whose other side is in place of the three.
+  static Result<UniqueFd> TerminalAsStdio(const ProcessSpec& process, Stdio* stdio) {
+    UniqueFd master(posix_openpt(O_RDWR | O_NOCTTY | O_CLOEXEC));
+    if (!master || unlockpt(master.get()) != 0) return ErrnoError("open a terminal");
+    winsize size{process.console_height, process.console_width, 0, 0};
+    if (size.ws_col != 0) ioctl(master.get(), TIOCSWINSZ, &size);
+    for (UniqueFd* end : {&stdio->in, &stdio->out, &stdio->err}) {
+      *end = UniqueFd(ioctl(master.get(), TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
+      if (!*end) return ErrnoError("open a terminal's other side");
+    }
+    return master;
   }
 
   // The process's id in the sandbox.

@@ -15,6 +15,7 @@ from harness.handler import FOREIGN, VM_CONFIG, missing_for_vms
 from harness.leaks import Leaks
 from harness.pods import Pods
 from harness.registry import wait_for
+from harness.streams import Session
 
 HANDLERS = ["caisson", "caisson-vm", *FOREIGN]
 # Debian's crun on a host with cgroup v1 and v2 side by side.
@@ -133,6 +134,32 @@ def test_exec(case):
     assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     wait_for("the tree is gone", lambda: "98765" not in case.pods.exec(container, ["ps", "-o", "args"])[1], 30)
     case.pods.client.StopContainer(container_id=container, timeout=0)
+
+
+def test_streams_of_exec(case):
+    container = running(case)
+    client = case.pods.client
+    session = Session(client.Exec(container_id=container, cmd=["cat"], stdin=True, stdout=True, stderr=True).url)
+    session.write(b"one\n")
+    session.until(b"one\n")
+    session.end_input()
+    session.finish()
+    session = Session(client.Exec(container_id=container, cmd=["sh"], tty=True, stdin=True, stdout=True).url)
+    session.write(b"test -t 0 && echo te''rminal; exit\n")
+    session.until(b"terminal")
+    session.finish()
+    client.StopContainer(container_id=container, timeout=0)
+
+
+def test_attached_stdin(case):
+    container = case.pods.start(case.pod, sh("echo ready; read word; echo got $word; cat; exit 4"), stdin=True, stdin_once=True)
+    case.pods.wait_line(container, "ready", 60)
+    session = Session(case.pods.client.Attach(container_id=container, stdin=True, stdout=True, stderr=True).url)
+    session.write(b"hello\n")
+    session.until(b"got hello\n")
+    session.end_input()
+    session.finish()
+    assert case.pods.wait_exit(container, 60).exit_code == 4
 
 
 def test_stop_asks_and_then_kills(case):
