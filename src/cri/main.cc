@@ -27,6 +27,7 @@
 #include <cstdio>
 #include <iterator>
 #include <map>
+#include <optional>
 #include <thread>
 
 #include "base/log.h"
@@ -262,6 +263,8 @@ Result<> Run(const Flags& flags, const Config& config) {
   auto shims = TRY(Shims::Create(config.shim_timeout_seconds * 1000));
   PodIndex pods(store.get(), Store::Table::kPods, "pod sandbox");
   ContainerIndex containers(store.get(), Store::Table::kContainers, "container");
+  // Lives longer than the metrics, whose threads read it.
+  std::optional<HandlerProbes> probes;
   std::atomic<const HandlerProbes*> readable{nullptr};
   std::unique_ptr<DaemonMetrics> metrics;
   if (!config.metrics.address.empty()) {
@@ -279,15 +282,15 @@ Result<> Run(const Flags& flags, const Config& config) {
   context.templates.set_metrics(metrics.get());
   shims->OnEnd([&context](const std::string& id, bool died) { context.background.Post([&context, id, died] { CompanionEnded(context, id, died); }); });
   auto recovered = Recover(context);
-  HandlerProbes probes(context);
-  context.probes = &probes;
-  readable = &probes;
+  probes.emplace(context);
+  context.probes = &*probes;
+  readable = context.probes;
   std::unique_ptr<Streaming> streaming;
   std::unique_ptr<Server> server;
   if (recovered) recovered = StartServing(context, &streaming, &server);
   if (recovered) {
     // Not before: while the server makes its sockets the process has another umask(2), which companions would inherit.
-    probes.Start();
+    probes->Start();
     ReleaseUnused(loaded);
     log::Info("caissond {} serves the CRI on {}", kVersion, config.SocketPath());
     Notify("READY=1");
@@ -304,8 +307,7 @@ Result<> Run(const Flags& flags, const Config& config) {
     server->Stop(kStopMillis);
   }
   streaming.reset();
-  probes.Stop();
-  readable = nullptr;
+  probes->Stop();
   background.Stop();
   LeaveCompanions(context);
   shims->Stop();
