@@ -40,6 +40,26 @@ EXCLUDED_IN_VMS = {
     "should support non-recursive readonly mounts": "all of a shared folder is one file system in the guest: read-only is all of it",
     "mount with 'rslave' should support propagation": "a mount that the host makes later is not one of the guest's",
 }
+# The same for Debian 12's gVisor with --platform=ptrace, --network=host and --oci-seccomp (docs/handlers.md).
+EXCLUDED_IN_GVISOR = {
+    "should support safe sysctls": "its kernel has no such sysctls",
+    "should support unsafe sysctls": "its kernel has no such sysctls",
+    "mount with 'rshared' should support propagation": "runsc refuses such a mount",
+    "should support non-recursive readonly mounts": "a volume is one file system in the sandbox: read-only is all of it",
+    "should terminate with exitCode 137 and reason OOMKilled": "limits of single containers are not enforced",
+    "runtime should support HostIpc is true": "the host's IPC namespace",
+    "runtime should support HostNetwork is true": "its list of sockets has the sandbox's own alone",
+    "should allow privilege escalation when false": "set-user-ID programs keep the caller's id",
+    "should support seccomp localhost profile on the container": "profiles hold for a container's init, not for what is exec'd",
+    "should support seccomp default on the container": "the same",
+    "profile that blocks setting hostname with SYS_ADMIN": "the same",
+    "runtime should support MaskedPaths": "its /proc is its own",
+    "runtime should support ReadonlyPaths": "its /proc is its own",
+    "runtime should support Privileged is true": "its network has no bridges, which the spec makes",
+    "runtime should support adding capability": "the same",
+    "runtime should support dropping capability": "no raw sockets on the host's network, whatever the capabilities: another error",
+}
+EXCLUDED = {"caisson-vm": EXCLUDED_IN_VMS, "runsc": EXCLUDED_IN_GVISOR}
 
 
 def main():
@@ -80,7 +100,7 @@ def main():
                    "--ginkgo.no-color", "--ginkgo.timeout", "40m"]
         if args.focus:
             options += ["--ginkgo.focus", args.focus]
-        for skipped in [*(EXCLUDED_IN_VMS if vms else ()), *filter(None, [args.skip])]:
+        for skipped in [*EXCLUDED.get(args.handler, ()), *filter(None, [args.skip])]:
             options += ["--ginkgo.skip", skipped]
         passed = all([run([critest, *options], count, folder, daemon) for count in args.parallel])
     finally:
