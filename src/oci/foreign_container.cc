@@ -361,6 +361,9 @@ class SandboxedContainer : public ForeignContainer {
 
   Result<> Pause() override { return RunRuntime(foreign_.runtime, {"pause", id()}, log_, Stdio(), kSignalMillis); }
   Result<> Resume() override { return RunRuntime(foreign_.runtime, {"resume", id()}, log_, Stdio(), kSignalMillis); }
+  Result<> Update(const Resources&) override {
+    return MakeError(Code::kUnimplemented, "container '{}': its runtime '{}' enforces no limits of single containers", id(), foreign_.runtime.program);
+  }
   Result<std::vector<int>> Pids() override { return std::vector<int>(); }
 
   // The runtime's own figures; its sandbox is in a cgroup that all containers share.

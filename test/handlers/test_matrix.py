@@ -203,6 +203,12 @@ def pid_of(case, container):
 
 
 def test_limits(case):
+    if case.handler == "runsc":
+        container = running(case)
+        with pytest.raises(grpc.RpcError) as refused:
+            case.pods.client.UpdateContainerResources(container_id=container, linux={"memory_limit_in_bytes": 64 << 20})
+        assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+        case.pods.client.StopContainer(container_id=container, timeout=0)
     case.lacks("limits")
     container = running(case, linux={"resources": {"memory_limit_in_bytes": 96 << 20, "cpu_quota": 50000, "cpu_period": 100000, "cpu_shares": 512,
                                                    "oom_score_adj": 999}})
