@@ -63,7 +63,7 @@ class Asked : public prometheus::Collectable {
 
 struct DaemonMetrics::State {
   std::shared_ptr<prometheus::Registry> registry = std::make_shared<prometheus::Registry>();
-  std::shared_ptr<Asked> asked;
+  std::shared_ptr<prometheus::Collectable> asked;
   prometheus::Family<prometheus::Histogram>& rpcs =
       prometheus::BuildHistogram().Name("caisson_rpc_seconds").Help("Time that verbs of the CRI took").Register(*registry);
   prometheus::Family<prometheus::Histogram>& steps =
