@@ -42,13 +42,6 @@ int64_t TimeOfShim(const wkt::Timestamp& time) {
   return sane ? std::min(now, time.seconds() * kNanosPerSecond + time.nanos()) : now;
 }
 
-Result<std::unique_ptr<oci::Cgroup>> OpenCgroupOf(const std::string& path, bool systemd) {
-  oci::CgroupOptions options;
-  options.path = path;
-  options.systemd = systemd;
-  return oci::Cgroup::Open(options);
-}
-
 void RemoveFifos(const task::FifoPaths& paths) {
   for (const std::string* path : {&paths.in, &paths.out, &paths.err}) {
     if (!path->empty()) unlink(path->c_str());
@@ -85,6 +78,13 @@ Result<ForeignTasks::ProcessPtr> ForeignTasks::FindProcess(const std::string& id
   auto found = container->execs.find(exec_id);
   if (found == container->execs.end()) return MakeError(Code::kNotFound, "no process '{}' in container '{}'", exec_id.substr(0, 128), id);
   return found->second;
+}
+
+Result<std::unique_ptr<oci::Cgroup>> ForeignTasks::GroupOf(const ForeignContainer& container) const {
+  oci::CgroupOptions options;
+  options.path = container.cgroup_path;
+  options.systemd = pod_.systemd_cgroup;
+  return oci::Cgroup::Open(options);
 }
 
 void ForeignTasks::HearOfEnds(const ContainerPtr& container, const ProcessPtr& process) {
@@ -310,7 +310,7 @@ void ForeignTasks::Watch(const ContainerPtr& container, const ProcessPtr& proces
 
 void ForeignTasks::SeeOom(const ContainerPtr& container) {
   if (container->oom_killed) return;
-  auto cgroup = OpenCgroupOf(container->cgroup_path, pod_.systemd_cgroup);
+  auto cgroup = GroupOf(*container);
   auto kills = cgroup ? (*cgroup)->OomKills() : Result<uint64_t>(std::move(cgroup.error()));
   container->oom_killed = kills && *kills > 0;
 }
@@ -385,7 +385,7 @@ void ForeignTasks::KillContainer(const ContainerPtr& container, const v3::KillRe
       client_->Ask<wkt::Empty>("Resume", resume, kShimAnswerMillis, [](Result<wkt::Empty>) {});
     }
     if (killed || container->init->exiting) return respond(wkt::Empty());
-    auto cgroup = OpenCgroupOf(container->cgroup_path, pod_.systemd_cgroup);
+    auto cgroup = GroupOf(*container);
     auto forced = cgroup ? (*cgroup)->Kill(Deadline::After(kShimKillMillis)) : Result<>(std::move(cgroup.error()));
     if (!forced && forced.error().code == Code::kNotFound) forced = {};
     if (!forced) return respond(std::move(forced.error()));
@@ -398,7 +398,7 @@ void ForeignTasks::KillContainer(const ContainerPtr& container, const v3::KillRe
 
 // By its pid on the host where it has one there, and by the shim.
 void ForeignTasks::KillExec(const ContainerPtr& container, const ProcessPtr& process) {
-  auto cgroup = OpenCgroupOf(container->cgroup_path, pod_.systemd_cgroup);
+  auto cgroup = GroupOf(*container);
   if (cgroup) {
     std::shared_ptr<oci::Cgroup> group = std::move(*cgroup);
     int root = process->exiting ? 0 : process->process.oci.pid;
@@ -472,7 +472,7 @@ Result<> ForeignTasks::KillAll(const Deadline& deadline) {
   closed_ = true;
   Result<> first;
   for (const auto& [id, container] : containers_) {
-    auto cgroup = OpenCgroupOf(container->cgroup_path, pod_.systemd_cgroup);
+    auto cgroup = GroupOf(*container);
     if (!cgroup) continue;
     auto killed = (*cgroup)->Kill(deadline);
     if (!killed && first) first = std::move(killed);

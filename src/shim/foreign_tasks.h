@@ -17,6 +17,7 @@
 #include "base/result.h"
 #include "caisson/pod/v1/pod.pb.h"
 #include "containerd/task_v3.pb.h"
+#include "oci/cgroup.h"
 #include "shim/foreign_client.h"
 #include "shim/foreign_container.h"
 #include "shim/foreign_record.h"
@@ -102,6 +103,10 @@ class ForeignTasks {
   // The stdio's ends are looked at anew when one has come.
   void HearOfEnds(const ContainerPtr& container, const ProcessPtr& process);
   void SeeOom(const ContainerPtr& container);
+  // kNotFound: it has none of its own on the host.
+  Result<std::unique_ptr<oci::Cgroup>> GroupOf(const ForeignContainer& container) const;
+  // What a shim does not say and the container's group does.
+  void AddFromGroup(const ForeignContainer& container, bool detail, pod::v1::ContainerStats* stats) const;
   std::string NextFifos() { return pod_.bundle + "/io/" + std::to_string(++fifos_); }
 
   sys::EventLoop* loop_;

@@ -209,6 +209,19 @@ void ForeignTasks::WaitAttach(const pod::v1::WaitAttachRequest& request, Respond
   if (!waits) respond(std::move(waits.error()));
 }
 
+void ForeignTasks::AddFromGroup(const ForeignContainer& container, bool detail, pod::v1::ContainerStats* stats) const {
+  auto group = GroupOf(container);
+  if (!group) return;
+  if (auto use = (*group)->Stats(oci::StatsPart::kUsage)) {
+    const pod::v1::ContainerStats read = task::StatsOfGroup(*use);
+    if (read.has_cpu_pressure()) *stats->mutable_cpu_pressure() = read.cpu_pressure();
+    if (read.has_memory_pressure()) *stats->mutable_memory_pressure() = read.memory_pressure();
+    if (read.has_io_pressure()) *stats->mutable_io_pressure() = read.io_pressure();
+  }
+  if (!detail) return;
+  if (auto pids = (*group)->Pids()) stats->mutable_detail()->set_processes(pids->size());
+}
+
 void ForeignTasks::Stats(const pod::v1::StatsRequest& request, Respond<pod::v1::StatsResponse> respond) {
   struct Collection {
     pod::v1::StatsResponse response;
@@ -232,10 +245,11 @@ void ForeignTasks::Stats(const pod::v1::StatsRequest& request, Respond<pod::v1::
     ++collection->awaited;
     v3::StatsRequest ask;
     ask.set_id(id);
-    client_->Ask<v3::StatsResponse>("Stats", ask, kFiguresMillis, [collection, finish, detail, id = id](Result<v3::StatsResponse> answer) {
+    client_->Ask<v3::StatsResponse>("Stats", ask, kFiguresMillis, [this, collection, finish, detail, container = container](Result<v3::StatsResponse> answer) {
       auto stats = answer ? StatsOfMetrics(answer->stats(), detail) : Result<pod::v1::ContainerStats>(std::move(answer.error()));
       if (stats) {
-        stats->set_container_id(id);
+        AddFromGroup(*container, detail, &*stats);
+        stats->set_container_id(container->id);
         stats->set_timestamp_nanos(NowNanos());
         *collection->response.add_containers() = std::move(*stats);
       } else {

@@ -241,6 +241,8 @@ Result<v1::ContainerStats> StatsOfPod(const std::string& path) {
   return StatsMessage("", TRY(cgroup->Stats(oci::StatsPart::kUsage)));
 }
 
+v1::ContainerStats StatsOfGroup(const oci::CgroupStats& stats) { return StatsMessage("", stats); }
+
 void RegisterPodService(ttrpc::Server* server, Tasks* tasks) {
   Add(server, "Stats", tasks, &Stats);
   Add(server, "ContainerInfo", tasks, &Info);

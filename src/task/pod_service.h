@@ -7,6 +7,7 @@
 #include <string>
 
 #include "caisson/pod/v1/pod.pb.h"
+#include "oci/cgroup.h"
 #include "task/tasks.h"
 #include "ttrpc/server.h"
 
@@ -17,5 +18,8 @@ void RegisterPodService(ttrpc::Server* server, Tasks* tasks);
 
 // Of the group that a pod's cgroup_parent names, without detail. Errors: it is none, or cannot be read.
 Result<pod::v1::ContainerStats> StatsOfPod(const std::string& path);
+
+// What has been read of a group, without an id and without detail.
+pod::v1::ContainerStats StatsOfGroup(const oci::CgroupStats& stats);
 
 }  // namespace caisson::task
