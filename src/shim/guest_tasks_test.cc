@@ -54,6 +54,7 @@ class FakeVm : public vmm::Vm {
   Result<> Resume(int64_t) override { return {}; }
   Result<> Save(int, int64_t) override { return {}; }
   Result<> SetMemory(uint64_t, int64_t) override { return {}; }
+  uint64_t PluggedMemory() const override { return 0; }
   Result<uint64_t> Memory(int64_t) override { return 0; }
   Result<vmm::VmMetrics> Metrics() override { return vmm::VmMetrics(); }
   void Kill() override {}
