@@ -212,7 +212,9 @@ std::optional<std::string> Converted(const Setting& setting, const Rule& rule) {
 // A runtime as theirs is configured.
 struct Runtime {
   std::string type, program;
+  std::string shim;  // a path; empty: by the type
   std::optional<bool> systemd;
+  std::map<std::string, std::string> options;  // texts that shims are given
 };
 
 std::string BaseName(const std::string& path) { return path.substr(path.rfind('/') + 1); }
@@ -227,6 +229,33 @@ std::string SandboxFor(const std::string& name, const Runtime& runtime) {
   if (program.empty()) program = type.empty() || type == "oci" || type == "pod" ? name : "runc";
   static const std::set<std::string> kOrdinary = {"runc", "crun", "youki", "caisson-oci"};
   return runs_oci && kOrdinary.contains(program) ? "native" : "";
+}
+
+// "io.containerd.kata.v2" of ".../containerd-shim-kata-v2"; empty: no shim has such a name.
+std::string TypeOfShim(const std::string& path) {
+  constexpr std::string_view kShim = "containerd-shim-";
+  std::string name = BaseName(path);
+  size_t dash = name.rfind('-');
+  if (!name.starts_with(kShim) || dash <= kShim.size()) return "";
+  return fmt::format("io.containerd.{}.{}", name.substr(kShim.size(), dash - kShim.size()), name.substr(dash + 1));
+}
+
+// The keys of our handler that runs the runtime itself (docs/handlers.md); empty: it cannot be told how.
+std::map<std::string, std::string> ForeignHandlerFor(const Runtime& runtime) {
+  if (runtime.type.empty() || runtime.type == "oci" || runtime.type == "pod") {
+    if (!runtime.program.starts_with('/')) return {};
+    return {{"runtime", Quoted(runtime.program)}};
+  }
+  const bool by_path = runtime.type == "vm";  // CRI-O's word
+  std::string type = by_path ? TypeOfShim(runtime.program) : runtime.type, shim = by_path ? runtime.program : runtime.shim;
+  if (std::count(type.begin(), type.end(), '.') < 2 || type.find('/') != type.npos || type == "io.containerd.runtime.v1.linux") return {};
+  std::map<std::string, std::string> keys = {{"runtime_type", Quoted(type)}};
+  if (!shim.empty()) keys["runtime_path"] = Quoted(shim);
+  std::vector<std::string> options;
+  for (const auto& [key, value] : runtime.options) options.push_back(fmt::format("{} = {}", key, Quoted(value)));
+  if (!by_path && !runtime.program.empty()) options.push_back("BinaryName = " + Quoted(runtime.program));
+  if (!options.empty()) keys["runtime_options"] = fmt::format("{{ {} }}", Join(options, ", "));
+  return keys;
 }
 
 class Migrator {
@@ -278,12 +307,14 @@ class Migrator {
   void Handlers() {
     for (const auto& [name, runtime] : runtimes_) {
       std::string sandbox = SandboxFor(name, runtime);
-      if (sandbox.empty() || !IsSafeName(name)) {
-        NoteText(fmt::format("runtime '{}' ({}): caissond runs no other runtimes yet; its RuntimeClass has to stay where it is", name,
+      std::map<std::string, std::string> keys = {{"sandbox", Quoted(sandbox)}};
+      if (sandbox.empty()) keys = ForeignHandlerFor(runtime);
+      if (keys.empty() || !IsSafeName(name)) {
+        NoteText(fmt::format("runtime '{}' ({}): nothing says which program it is; write [handlers.NAME] for it (docs/handlers.md)", name,
                              runtime.type.empty() ? runtime.program : runtime.type));
         continue;
       }
-      tables_["handlers." + (name.find('.') == name.npos ? name : Quoted(name))]["sandbox"] = Quoted(sandbox);
+      tables_["handlers." + (name.find('.') == name.npos ? name : Quoted(name))] = std::move(keys);
       if (name != default_) continue;
       Set("default_handler", Quoted(name));
       if (runtime.systemd) Set("cgroup_driver", *runtime.systemd ? "\"systemd\"" : "\"cgroupfs\"");
@@ -318,6 +349,10 @@ void TakeContainerdRuntime(const Setting& setting, const std::vector<std::string
     runtime->type = TextOf(setting);
   } else if (name == "options.BinaryName") {
     runtime->program = TextOf(setting);
+  } else if (name == "runtime_path") {
+    runtime->shim = TextOf(setting);
+  } else if (key.size() == 2 && key[0] == "options" && IsSafeName(key[1]) && key[1].find('.') == key[1].npos && std::holds_alternative<std::string>(setting.value)) {
+    if (!setting.Empty()) runtime->options[key[1]] = TextOf(setting);
   } else if (name == "options.SystemdCgroup") {
     const auto* systemd = std::get_if<bool>(&setting.value);
     if (systemd) runtime->systemd = *systemd;

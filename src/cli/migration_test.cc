@@ -79,15 +79,38 @@ default_runtime_name = "runsc"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runsc]
 runtime_type = "io.containerd.runsc.v1"
 pod_annotations = ["dev.example"]
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.old]
+runtime_type = "io.containerd.runtime.v1.linux"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.old.options]
+BinaryName = "/opt/other/runtime"
 )"));
-  EXPECT_THAT(migration.toml, Not(HasSubstr("handlers")));
+  EXPECT_THAT(migration.toml, HasSubstr("[handlers.runsc]\nruntime_type = \"io.containerd.runsc.v1\"\n"));
+  EXPECT_THAT(migration.toml, Not(HasSubstr("handlers.old")));
   for (const char* words : {"plugins.\"io.containerd.grpc.v1.cri\".sandbox_image: there is no pause container", "root: ", "enable_selinux",
                             "stream_server_port: its value cannot be streaming.port's", "mirrors.\"docker.io\".endpoint: write ",
-                            "plugin 'io.containerd.gc.v1.scheduler'", "runtime 'runsc' (io.containerd.runsc.v1)", "pod_annotations",
-                            "the default runtime 'runsc'"}) {
+                            "plugin 'io.containerd.gc.v1.scheduler'", "runtime 'old' (io.containerd.runtime.v1.linux)", "pod_annotations"}) {
     EXPECT_THAT(migration.notes, Contains(HasSubstr(words)));
   }
   EXPECT_THAT(migration.notes, Not(Contains(HasSubstr("disable_apparmor"))));  // says what is so anyway
+}
+
+TEST(MigrateContainerd, OtherRuntimesAreHandlersThatRunThem) {
+  Migration migration = MigrateContainerd(Parsed(R"(
+[plugins.cri.containerd.runtimes.gvisor]
+runtime_type = "io.containerd.runsc.v1"
+runtime_path = "/opt/gvisor/containerd-shim-runsc-v1"
+[plugins.cri.containerd.runtimes.gvisor.options]
+TypeUrl = "io.containerd.runsc.v1.options"
+ConfigPath = "/etc/containerd/runsc.toml"
+[plugins.cri.containerd.runtimes.own]
+runtime_type = "io.containerd.runc.v2"
+[plugins.cri.containerd.runtimes.own.options]
+BinaryName = "/opt/own/runtime"
+)"));
+  EXPECT_THAT(migration.notes, IsEmpty());
+  EXPECT_THAT(migration.toml, HasSubstr("[handlers.gvisor]\nruntime_options = { ConfigPath = \"/etc/containerd/runsc.toml\", TypeUrl = \"io.containerd.runsc.v1.options\" }\n"
+                                        "runtime_path = \"/opt/gvisor/containerd-shim-runsc-v1\"\nruntime_type = \"io.containerd.runsc.v1\"\n"));
+  EXPECT_THAT(migration.toml, HasSubstr("[handlers.own]\nruntime_options = { BinaryName = \"/opt/own/runtime\" }\nruntime_type = \"io.containerd.runc.v2\"\n"));
 }
 
 TEST(MigrateContainerd, Values) {
@@ -131,16 +154,20 @@ runtime_type = "vm"
 privileged_without_host_devices = true
 [crio.runtime.runtimes.sandboxed]
 runtime_path = "/usr/bin/runsc"
+[crio.runtime.runtimes.shim]
+runtime_path = "/usr/bin/containerd-shim-other-v2"
+runtime_type = "vm"
 [crio.network]
 plugin_dirs = ["/usr/lib/cni"]
 [crio.image]
 pinned_images = ["registry.example/a"]
 )"));
   for (const char* line : {"default_handler = \"crun\"\n", "cgroup_driver = \"cgroupfs\"\n", "log_level = \"error\"\n", "[handlers.crun]\nsandbox = \"native\"\n",
-                           "[handlers.kata-qemu]\nsandbox = \"vm\"\n", "bin_dirs = [\"/usr/lib/cni\"]\n", "pinned = [\"registry.example/a\"]\n"}) {
+                           "[handlers.kata-qemu]\nsandbox = \"vm\"\n", "[handlers.sandboxed]\nruntime = \"/usr/bin/runsc\"\n",
+                           "[handlers.shim]\nruntime_path = \"/usr/bin/containerd-shim-other-v2\"\nruntime_type = \"io.containerd.other.v2\"\n", "bin_dirs = [\"/usr/lib/cni\"]\n", "pinned = [\"registry.example/a\"]\n"}) {
     EXPECT_THAT(migration.toml, HasSubstr(line));
   }
-  for (const char* words : {"crio.storage_driver: layers are", "pids_limit: its value", "privileged_without_host_devices", "runtime 'sandboxed'", "registries.conf"}) {
+  for (const char* words : {"crio.storage_driver: layers are", "pids_limit: its value", "privileged_without_host_devices", "registries.conf"}) {
     EXPECT_THAT(migration.notes, Contains(HasSubstr(words)));
   }
 }

@@ -28,6 +28,19 @@ def test_what_containerd_says_of_itself(tmp_path):
     assert checked(f"{tmp_path}/ours.toml").returncode == 0, checked(f"{tmp_path}/ours.toml").stderr
 
 
+def test_other_runtimes_are_taken_over(tmp_path):
+    (tmp_path / "theirs.toml").write_text('''version = 2
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.gvisor]
+runtime_type = "io.containerd.runsc.v1"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.gvisor.options]
+TypeUrl = "io.containerd.runsc.v1.options"
+ConfigPath = "/etc/containerd/runsc.toml"
+''')
+    done = migrate("--from", "containerd", "--config", f"{tmp_path}/theirs.toml", "--output", f"{tmp_path}/ours.toml")
+    assert done.returncode == 0 and 'runtime_type = "io.containerd.runsc.v1"' in (tmp_path / "ours.toml").read_text(), done.stderr
+    assert checked(f"{tmp_path}/ours.toml").returncode == 0, checked(f"{tmp_path}/ours.toml").stderr
+
+
 def test_drop_ins_and_imports_count(tmp_path):
     (tmp_path / "crio.conf").write_text('[crio.network]\nnetwork_dir = "/etc/cni/a"\n')
     (tmp_path / "crio.conf.d").mkdir()
