@@ -224,7 +224,8 @@ Result<> Qemu::SetMemory(uint64_t bytes, int64_t deadline_millis) {
   }
   // Of a template's memory, mapped privately, QEMU could give nothing back: it would have to make holes in the sealed file.
   if (!config_.memory.path.empty()) {
-    if (bytes + kMemoryBlockBytes > plugged_bytes_) return {};
+    // What was plugged in is whole blocks.
+    if (bytes >= config_.memory_bytes && bytes + kMemoryBlockBytes > plugged_bytes_) return {};
     return MakeError(Code::kUnimplemented, "the memory of VM '{}' is shared with others that come of its template, and cannot become less", config_.name);
   }
   auto done = qmp->Execute("balloon", {{"value", bytes}}, deadline);
