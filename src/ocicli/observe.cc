@@ -14,6 +14,9 @@
 namespace caisson::ocicli {
 namespace {
 
+constexpr int kOomLookMillis = 5;
+constexpr int64_t kOomSettleMillis = 5'000;
+
 std::string TableOf(const std::vector<Json>& states) {
   std::vector<std::vector<std::string>> rows = {{"ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"}};
   for (const Json& one : states) {
@@ -67,23 +70,49 @@ Result<> PrintEvent(const std::string& id, const char* type, const Json* data) {
   return Print(DumpJson(event) + "\n");
 }
 
+// Tells of each kill once. The kernel says that memory is out before it kills somebody, and counts that later.
+class OomTeller {
+ public:
+  OomTeller(std::string id, oci::Cgroup* cgroup, uint64_t kills) : id_(std::move(id)), cgroup_(cgroup), kills_(kills) {}
+  void OnNotice() { until_ = Deadline::After(kOomSettleMillis), pending_ = true; }
+  // As long as a notice is without its kill it is looked for soon.
+  int WaitMillis(int millis) const { return pending_ ? std::min(millis, kOomLookMillis) : millis; }
+  Result<> Tell() {
+    if (!pending_) return {};
+    auto now = cgroup_->OomKills();
+    if (now && *now != kills_) {
+      TRY(PrintEvent(id_, "oom", nullptr));
+      kills_ = *now;
+      pending_ = false;
+    }
+    if (!now || until_.Passed()) pending_ = false;
+    return {};
+  }
+
+ private:
+  const std::string id_;
+  oci::Cgroup* cgroup_;
+  uint64_t kills_;
+  bool pending_ = false;
+  Deadline until_ = Deadline::After(0);
+};
+
 // Every `interval_millis`, and whenever processes are killed for want of memory, until the container ends.
 Result<> Follow(const Found& found, oci::Cgroup* cgroup, int64_t interval_millis) {
   UniqueFd pidfd = OpenProcess(found.record.init);
   auto oom = cgroup->OomEvents();
-  uint64_t kills = oom ? TRY(cgroup->OomKills()) : 0;
+  OomTeller teller(found.record.id, cgroup, oom ? TRY(cgroup->OomKills()) : 0);
   Deadline next = Deadline::After(interval_millis);
   while (pidfd) {
     pollfd polled[] = {{pidfd.get(), POLLIN, 0}, {oom ? oom->get() : -1, POLLIN, 0}};
-    int ready = poll(polled, 2, next.RemainingMillis());
+    int ready = poll(polled, 2, teller.WaitMillis(next.RemainingMillis()));
     if (ready < 0 && errno != EINTR) return ErrnoError("wait for events of container '{}'", found.record.id);
     if (polled[1].revents != 0) {
       char bytes[4096];
       (void)!read(oom->get(), bytes, sizeof bytes);
-      auto now = cgroup->OomKills();
-      if (now && *now != kills) TRY(PrintEvent(found.record.id, "oom", nullptr));
-      if (now) kills = *now;
+      teller.OnNotice();
     }
+    TRY(teller.Tell());
     if (polled[0].revents != 0) return {};
     if (!next.Passed()) continue;
     next = Deadline::After(interval_millis);

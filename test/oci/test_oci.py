@@ -11,6 +11,7 @@ import socket
 import stat
 import subprocess
 import tempfile
+import threading
 
 import pytest
 from harness.bundle import PROGRAM, Bundle, Runtime, become_subreaper, exit_code, make_rootfs
@@ -260,7 +261,10 @@ def test_events_tell_of_memory_that_is_out(oci, bundle, name):
     assert json.loads(events.stdout.readline())["type"] == "stats"
     with open(f"{oci.folder}/rootfs/tmp/go", "w"):
         pass
+    late = threading.Timer(60, events.kill)
+    late.start()
     told = next(event for event in map(json.loads, events.stdout) if event["type"] != "stats")
+    late.cancel()
     assert (told["type"], told["id"]) == ("oom", name)
     until_exists(pid, f"{oci.folder}/rootfs/tmp/died")
     oci.ok("kill", name, "KILL")
