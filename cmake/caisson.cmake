@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-# caisson_library(NAME [PATHS dir...] [EXCLUDE file...] [LINK lib...] [UNITY_PRELUDE line])
+# caisson_library(NAME [PATHS dir...] [EXCLUDE file...] [LINK lib...] [UNITY_PRELUDE line] [UNITY_BATCH n])
 #   A static library of every .cc in src/NAME but *_test.cc, *_fuzz.cc and main.cc, and its tests:
 #   *_test.cc make NAME_test (label unit), *_root_test.cc make NAME_root_test (label root; skips when not root),
 #   *_net_test.cc make NAME_net_test (label net: they run servers on loopback), *_vm_test.cc make NAME_vm_test (label vm: they
 #   boot guests).
-#   UNITY_PRELUDE: a line of C++ before each source in a unity build.
+#   UNITY_PRELUDE: a line of C++ before each source in a unity build. UNITY_BATCH: so many sources at once (8).
 # caisson_executable(NAME [STATIC] SOURCES ... LINK ...)
 # caisson_fuzzer(NAME SOURCE file LINK lib...)   a libFuzzer target and a smoke run of it; only with CAISSON_FUZZERS.
 
@@ -14,7 +14,10 @@ function(caisson_source_includes target scope)
 endfunction()
 
 function(caisson_library name)
-  cmake_parse_arguments(A "" "" "PATHS;EXCLUDE;LINK;TEST_LINK;UNITY_PRELUDE" ${ARGN})
+  cmake_parse_arguments(A "" "UNITY_BATCH" "PATHS;EXCLUDE;LINK;TEST_LINK;UNITY_PRELUDE" ${ARGN})
+  if(NOT A_UNITY_BATCH)
+    set(A_UNITY_BATCH 8)
+  endif()
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cc)
   foreach(dir ${A_PATHS})
     file(GLOB more CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${dir}/*.cc)
@@ -37,7 +40,7 @@ function(caisson_library name)
   add_library(caisson_${name} STATIC ${sources})
   caisson_source_includes(caisson_${name} PUBLIC)
   # Several sources in one translation unit where the preset says so: most of a build is headers. The preset "dev" builds each alone.
-  set_target_properties(caisson_${name} PROPERTIES UNITY_BUILD_BATCH_SIZE 8 UNITY_BUILD_CODE_BEFORE_INCLUDE "${A_UNITY_PRELUDE}")
+  set_target_properties(caisson_${name} PROPERTIES UNITY_BUILD_BATCH_SIZE ${A_UNITY_BATCH} UNITY_BUILD_CODE_BEFORE_INCLUDE "${A_UNITY_PRELUDE}")
   target_link_libraries(caisson_${name} PUBLIC ${A_LINK})
   if(CAISSON_TESTS)
     if(tests)

@@ -10,7 +10,7 @@
 namespace caisson::cli {
 namespace {
 
-constexpr int kBarCells = 30;
+constexpr int kBarWidth = 30;
 
 // One line per blob, redrawn in place on a terminal; else one line when a blob is done.
 class ProgressView {
@@ -37,9 +37,9 @@ class ProgressView {
     if (drawn_ > 0) text += fmt::format("\x1b[{}A", drawn_);
     for (const auto& blob : order_) {
       double part = blob.total_bytes() == 0 ? 1 : static_cast<double>(blob.done_bytes()) / static_cast<double>(blob.total_bytes());
-      int cells = static_cast<int>(part * kBarCells);
-      text += fmt::format("\r\x1b[K{}  [{:<{}}]  {:>10} / {}{}\n", ShortId(blob.digest()), std::string(static_cast<size_t>(std::min(cells, kBarCells)), '#'),
-                          kBarCells, FormatBytes(blob.done_bytes()), FormatBytes(blob.total_bytes()), blob.unpacked() ? "  unpacked" : "");
+      int cells = static_cast<int>(part * kBarWidth);
+      text += fmt::format("\r\x1b[K{}  [{:<{}}]  {:>10} / {}{}\n", ShortId(blob.digest()), std::string(static_cast<size_t>(std::min(cells, kBarWidth)), '#'),
+                          kBarWidth, FormatBytes(blob.done_bytes()), FormatBytes(blob.total_bytes()), blob.unpacked() ? "  unpacked" : "");
     }
     drawn_ = order_.size();
     std::fputs(text.c_str(), stderr);
