@@ -7,17 +7,13 @@
 #include <string>
 
 #include "cli/command.h"
+#include "sys/own_program.h"
 
 namespace caisson::cli {
 
 int RunOci(char** words) {
-  char self[PATH_MAX];
-  ssize_t length = readlink("/proc/self/exe", self, sizeof self);
   std::string program = "caisson-oci";
-  if (length > 0 && length < static_cast<ssize_t>(sizeof self)) {
-    std::string path(self, static_cast<size_t>(length));
-    program = path.substr(0, path.rfind('/') + 1) + program;
-  }
+  if (auto self = sys::OwnProgram()) program = self->substr(0, self->rfind('/') + 1) + program;
   words[0] = program.data();
   execv(program.c_str(), words);
   Command().Fail(ErrnoError("run '{}'", program));

@@ -15,6 +15,7 @@
 #include "cri/image_volume.h"
 #include "cri/pod_network.h"
 #include "image/remove_tree.h"
+#include "sys/own_program.h"
 
 namespace caisson::cri {
 namespace {
@@ -63,11 +64,8 @@ Result<std::string> FindCompanion(const Config& config, const std::string& handl
     if (access(chosen.c_str(), X_OK) != 0) return ErrnoError("the companion '{}' of handler '{}'", chosen, handler);
     return chosen;
   }
-  char self[PATH_MAX];
-  ssize_t n = readlink("/proc/self/exe", self, sizeof self);
-  if (n > 0) {
-    std::string_view path(self, static_cast<size_t>(n));
-    std::string beside = fmt::format("{}/{}", path.substr(0, path.rfind('/')), kName);
+  if (auto self = sys::OwnProgram()) {
+    std::string beside = fmt::format("{}/{}", self->substr(0, self->rfind('/')), kName);
     if (access(beside.c_str(), X_OK) == 0) return beside;
   }
   const char* path = getenv("PATH");

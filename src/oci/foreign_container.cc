@@ -33,6 +33,7 @@
 #include "oci/overlay.h"
 #include "oci/plan.h"
 #include "sys/mountinfo.h"
+#include "sys/new_file.h"
 #include "sys/path.h"
 
 namespace caisson::oci {
@@ -49,12 +50,6 @@ constexpr uint64_t kSandboxCapabilities = (uint64_t{1} << 38) - 1;
 constexpr int kKilled = 128 + SIGKILL;
 
 std::string FolderOf(const std::string& bundle) { return bundle + "/runtime"; }
-
-Result<> WriteText(const std::string& path, std::string_view text) {
-  UniqueFd file(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600));
-  if (!file || write(file.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) return ErrnoError("write '{}'", path);
-  return {};
-}
 
 Result<int> ReadPid(const std::string& path) {
   auto pid = ParseInt64(Trim(TRY(sys::ReadFile(path, 64))));
@@ -214,7 +209,7 @@ class ForeignContainer : public Container {
     files.pid = base + ".pid";
     files.log = base + ".log";
     TRY(Complete(&exec->process));
-    TRY(WriteText(files.process, DumpJson(ForeignProcess(exec->process))));
+    TRY(sys::WriteNewFile(files.process, DumpJson(ForeignProcess(exec->process))));
     return files;
   }
 
@@ -267,7 +262,7 @@ class ForeignContainer : public Container {
       UniqueFd tree = TRY(InPlace([&] { return CloneImage(plan, at, -1); }));
       struct stat info {};
       if (fstat(tree.get(), &info) != 0) return ErrnoError("mount '{}'", mount.destination);
-      bool made = S_ISDIR(info.st_mode) ? mkdir(path.c_str(), 0755) == 0 : WriteText(path, "").has_value();
+      bool made = S_ISDIR(info.st_mode) ? mkdir(path.c_str(), 0755) == 0 : sys::WriteNewFile(path, "").has_value();
       if (!made || syscall(SYS_move_mount, tree.get(), "", AT_FDCWD, path.c_str(), MOVE_MOUNT_F_EMPTY_PATH) != 0) {
         return ErrnoError("mount the image of '{}' on '{}'", mount.destination, path);
       }
@@ -292,7 +287,7 @@ class ForeignContainer : public Container {
     TRY(MakeForeign(inputs, &config));
     config["linux"]["cgroupsPath"] = options_.spec.cgroups_path;
     options_.spec.seccomp.reset();  // the runtime's to apply
-    return WriteText(folder_ + "/config.json", DumpJson(config));
+    return sys::WriteNewFile(folder_ + "/config.json", DumpJson(config));
   }
 };
 

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <climits>
 #include <utility>
 
 #include "base/clock.h"
@@ -18,6 +17,7 @@
 #include "shim/cgroup_record.h"
 #include "shim/foreign_spec.h"
 #include "sys/new_file.h"
+#include "sys/own_program.h"
 #include "sys/socket.h"
 #include "task/process.h"
 #include "ttrpc/client.h"
@@ -37,13 +37,6 @@ Result<> MakePrivateFolder(const std::string& path) {
   return {};
 }
 
-Result<std::string> OurProgram() {
-  char program[PATH_MAX];
-  ssize_t length = readlink("/proc/self/exe", program, sizeof program);
-  if (length <= 0 || length == sizeof program) return ErrnoError("find our own program");
-  return std::string(program, static_cast<size_t>(length));
-}
-
 }  // namespace
 
 ForeignPod::ForeignPod(std::string id, std::string seccomp_cache_dir, task::Tasks* tasks, std::function<void()> on_end)
@@ -58,7 +51,7 @@ ForeignPod::ForeignPod(std::string id, std::string seccomp_cache_dir, task::Task
 ForeignPod::~ForeignPod() { (void)Stop(kStopMillis); }
 
 Result<> ForeignPod::MakeSandboxBundle() {
-  SandboxContainer container{id(), TRY(OurProgram()), ForeignCgroupPath(options_, "sandbox", id()), getpid()};
+  SandboxContainer container{id(), TRY(sys::OwnProgram()), CgroupBesideContainers(options_, "sandbox-" + id()), getpid()};
   for (const std::string& folder : {bundle_ + "/io", bundle_ + "/sandbox", SandboxBundle(), SandboxBundle() + "/rootfs"}) TRY(MakePrivateFolder(folder));
   return sys::WriteNewFile(SandboxBundle() + "/config.json", SandboxContainerSpec(container, options_));
 }
@@ -105,7 +98,7 @@ Result<> ForeignPod::PlaceShim(const std::vector<int>& before) {
 }
 
 Result<> ForeignPod::StartShim() {
-  const std::string path = ForeignCgroupPath(options_, "shim", id());
+  const std::string path = CgroupBesideContainers(options_, "shim-" + id());
   TRY(RecordCgroup(bundle_, path, options_.systemd_cgroup()));
   cgroup_ = TRY(oci::Cgroup::Create({path, options_.systemd_cgroup(), {}, false}));
   const std::vector<int> before = TRY(OwnChildren());

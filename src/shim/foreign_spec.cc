@@ -115,12 +115,12 @@ Result<std::string> MakeForeignProcess(const std::string& process) {
   return DumpJson(oci::ForeignProcess(TRY(oci::ParseProcess(process))));
 }
 
-std::string ForeignCgroupPath(const pod::v1::SandboxOptions& options, const char* name, const std::string& pod_id) {
+std::string CgroupBesideContainers(const pod::v1::SandboxOptions& options, const std::string& leaf) {
   const std::string& parent = options.cgroup_parent();
-  if (!options.systemd_cgroup()) return fmt::format("{}/{}-{}", parent.empty() ? "/caisson" : parent, name, pod_id);
+  if (!options.systemd_cgroup()) return fmt::format("{}/{}", parent.empty() ? "/caisson" : parent, leaf);
   // systemd wants the slice's own name.
-  std::string slice = parent.substr(parent.rfind('/') == std::string::npos ? 0 : parent.rfind('/') + 1);
-  return fmt::format("{}:caisson:{}-{}", slice.empty() ? "system.slice" : slice, name, pod_id);
+  std::string slice = parent.substr(parent.rfind('/') + 1);
+  return fmt::format("{}:caisson:{}", slice.empty() ? "system.slice" : slice, leaf);
 }
 
 }  // namespace caisson::shim

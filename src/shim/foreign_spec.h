@@ -39,7 +39,7 @@ Result<std::string> MakeForeignProcess(const std::string& process);
 // The process of a container with other arguments and without a terminal, JSON.
 Result<std::string> ProcessWithArgs(const std::string& process, const std::vector<std::string>& args);
 
-// Where a group of the pod's besides its containers' is: as linux.cgroupsPath, `name` with the pod's id behind it.
-std::string ForeignCgroupPath(const pod::v1::SandboxOptions& options, const char* name, const std::string& pod_id);
+// Where a group of the pod's besides its containers' is: as linux.cgroupsPath, with `leaf` as its name.
+std::string CgroupBesideContainers(const pod::v1::SandboxOptions& options, const std::string& leaf);
 
 }  // namespace caisson::shim

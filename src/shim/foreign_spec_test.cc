@@ -56,7 +56,7 @@ TEST(ForeignSpec, OfTheSandboxHasThePodsNamespaces) {
   pod::v1::SandboxOptions options;
   options.set_hostname("pod");
   options.set_cgroup_parent("/pods/p");
-  json spec = json::parse(SandboxContainerSpec({"id", "/bin/us", ForeignCgroupPath(options, "sandbox", "id"), 77}, options));
+  json spec = json::parse(SandboxContainerSpec({"id", "/bin/us", CgroupBesideContainers(options, "sandbox-id"), 77}, options));
   EXPECT_EQ(spec["annotations"]["io.kubernetes.cri.container-type"], "sandbox");
   EXPECT_EQ(spec["annotations"]["io.kubernetes.cri.sandbox-id"], "id");
   EXPECT_EQ(spec["linux"]["cgroupsPath"], "/pods/p/sandbox-id");
@@ -70,7 +70,7 @@ TEST(ForeignSpec, OfTheSandboxHasThePodsNamespaces) {
   EXPECT_THAT(spec["linux"]["namespaces"].dump(), testing::Not(HasSubstr("/proc/77")));
   options.set_systemd_cgroup(true);
   options.set_cgroup_parent("/kubepods.slice/kubepods-p.slice");
-  EXPECT_EQ(ForeignCgroupPath(options, "shim", "id"), "kubepods-p.slice:caisson:shim-id");
+  EXPECT_EQ(CgroupBesideContainers(options, "shim-id"), "kubepods-p.slice:caisson:shim-id");
 }
 
 TEST(ForeignSpec, RunsOtherArguments) {

@@ -17,6 +17,7 @@
 #include "containerd/runc_options.pb.h"
 #include "containerd/runtime_options.pb.h"
 #include "sys/command.h"
+#include "sys/own_program.h"
 #include "sys/path.h"
 #include "sys/proc_text.h"
 
@@ -97,20 +98,13 @@ std::vector<std::string> ShimEnvironment(const ForeignCommand& command) {
   return environment;
 }
 
-Result<std::string> PublishProgram() {
-  char program[PATH_MAX];
-  ssize_t length = readlink("/proc/self/exe", program, sizeof program);
-  if (length <= 0 || length == sizeof program) return ErrnoError("find our own program");
-  return std::string(program, static_cast<size_t>(length));
-}
-
 std::string WordsOfShim(const sys::CommandOutput& output) {
   std::string_view text = Trim(output.err.empty() ? output.out : output.err);
   return std::string(text.substr(text.size() - std::min(text.size(), kWordsBytes)));
 }
 
 Result<std::string> RunShimAction(const ForeignCommand& command, const char* action, std::string_view input, int64_t deadline_millis) {
-  std::string own = TRY(PublishProgram()), stdin_text(input);
+  std::string own = TRY(sys::OwnProgram()), stdin_text(input);
   sys::Command run;
   run.argv = {command.program, "-namespace", kForeignNamespace, "-address", command.events, "-publish-binary", own, "-id", command.id};
   if (std::string_view(action) == "delete") run.argv.insert(run.argv.end(), {"-bundle", command.bundle});

@@ -14,6 +14,8 @@
 #include "base/unique_fd.h"
 #include "oci/clone.h"
 #include "shim/cgroup_record.h"
+#include "shim/foreign_spec.h"
+#include "sys/own_program.h"
 #include "sys/path.h"
 
 namespace caisson::shim {
@@ -29,14 +31,6 @@ Result<> WriteLine(const std::string& path, std::string_view line, int flags) {
   return {};
 }
 
-// Beside the containers' groups, below the pod's.
-std::string SandboxCgroup(const pod::v1::SandboxOptions& options, const std::string& pod_id) {
-  const std::string& parent = options.cgroup_parent();
-  if (!options.systemd_cgroup()) return fmt::format("{}/{}", parent.empty() ? "/caisson" : parent, pod_id);
-  std::string slice = parent.substr(parent.rfind('/') + 1);
-  return fmt::format("{}:caisson:{}", slice.empty() ? "system.slice" : slice, pod_id);
-}
-
 }  // namespace
 
 Result<std::unique_ptr<OciRuntime>> OciRuntime::Make(const std::string& pod_id, const std::string& bundle, const std::string& shm_path,
@@ -44,7 +38,7 @@ Result<std::unique_ptr<OciRuntime>> OciRuntime::Make(const std::string& pod_id, 
   std::unique_ptr<OciRuntime> made(new OciRuntime);
   made->pod_id_ = pod_id;
   made->bundle_ = bundle;
-  made->cgroup_path_ = SandboxCgroup(options, pod_id);
+  made->cgroup_path_ = CgroupBesideContainers(options, pod_id);
   made->hostname_ = options.hostname();
   oci::RuntimeProgram& runtime = made->foreign_.runtime;
   runtime.program = options.runtime().program();
@@ -63,11 +57,9 @@ Result<std::unique_ptr<oci::Container>> OciRuntime::Create(oci::CreateOptions op
   return oci::CreateForeign(foreign_, std::move(options));
 }
 
-std::string OciRuntime::SandboxConfig(const std::string& pid_namespace) const {
+std::string OciRuntime::SandboxConfig(const std::string& program, const std::string& pid_namespace) const {
   auto space = [](const char* type, const std::string& path) { return path.empty() ? Json{{"type", type}} : Json{{"type", type}, {"path", path}}; };
   const std::string own = fmt::format("/proc/{}/ns/", getpid());
-  char self[PATH_MAX] = {};
-  ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
   Json config = {
       {"ociVersion", "1.0.2"},
       {"hostname", hostname_},
@@ -75,7 +67,7 @@ std::string OciRuntime::SandboxConfig(const std::string& pid_namespace) const {
       {"root", {{"path", "rootfs"}, {"readonly", true}}},
       {"annotations", {{"io.kubernetes.cri.container-type", "sandbox"}, {"io.kubernetes.cri.sandbox-id", pod_id_}}},
       {"mounts", {{{"destination", "/proc"}, {"type", "proc"}, {"source", "proc"}},
-                  {{"destination", "/pause"}, {"type", "bind"}, {"source", std::string(self, length > 0 ? static_cast<size_t>(length) : 0)}, {"options", {"bind", "ro"}}}}},
+                  {{"destination", "/pause"}, {"type", "bind"}, {"source", program}, {"options", {"bind", "ro"}}}}},
       {"linux", {{"cgroupsPath", cgroup_path_},
                  {"namespaces", {space("pid", pid_namespace), space("mount", ""), space("ipc", own + "ipc"), space("uts", own + "uts"), space("network", own + "net")}}}}};
   return DumpJson(config);
@@ -92,7 +84,7 @@ Result<> OciRuntime::StartSandbox(const std::string& pid_namespace) {
   }
   // What is mounted on it.
   TRY(WriteLine(options.bundle + "/rootfs/pause", "", O_TRUNC));
-  std::string config = SandboxConfig(pid_namespace);
+  std::string config = SandboxConfig(TRY(sys::OwnProgram()), pid_namespace);
   TRY(WriteLine(options.bundle + "/config.json", config, O_TRUNC));
   options.spec = TRY(oci::ParseSpec(config));
   TRY(RecordCgroup(bundle_, cgroup_path_, options.systemd_cgroup));

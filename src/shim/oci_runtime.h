@@ -34,7 +34,7 @@ class OciRuntime {
 
  private:
   OciRuntime() = default;
-  std::string SandboxConfig(const std::string& pid_namespace) const;
+  std::string SandboxConfig(const std::string& program, const std::string& pid_namespace) const;
 
   std::string pod_id_, bundle_, cgroup_path_, hostname_;
   oci::ForeignOptions foreign_;

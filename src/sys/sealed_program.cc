@@ -9,6 +9,7 @@
 
 #include <climits>
 
+#include "sys/own_program.h"
 #include "sys/path.h"
 
 namespace caisson::sys {
@@ -36,10 +37,7 @@ bool RunsSealed() {
 
 Result<> RunSealed(char** argv) {
   if (RunsSealed()) return {};
-  char path[PATH_MAX];
-  ssize_t length = readlink("/proc/self/exe", path, sizeof path);
-  if (length <= 0 || length >= static_cast<ssize_t>(sizeof path)) return ErrnoError("find our own program");
-  UniqueFd program = TRY(OpenSealedProgram(std::string(path, static_cast<size_t>(length))));
+  UniqueFd program = TRY(OpenSealedProgram(TRY(OwnProgram())));
   execve(FdPath(program.get()).c_str(), argv, environ);
   return ErrnoError("run our own program again");
 }
