@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "containerd/ttrpc_events.pb.h"
 #include "sys/socket.h"
+#include "task/timestamp.h"
 
 namespace caisson::shim {
 namespace {
@@ -27,8 +28,7 @@ void EventPublisher::Publish(const task::Event& event) {
   containerd::services::events::ttrpc::v1::ForwardRequest request;
   auto* envelope = request.mutable_envelope();
   int64_t now = NowNanos();
-  envelope->mutable_timestamp()->set_seconds(now / kNanosPerSecond);
-  envelope->mutable_timestamp()->set_nanos(static_cast<int32_t>(now % kNanosPerSecond));
+  task::SetTime(now, envelope->mutable_timestamp());
   envelope->set_namespace_(namespace_);
   envelope->set_topic(event.topic);
   envelope->mutable_event()->set_type_url(event.type_url);

@@ -19,6 +19,7 @@
 #include "sys/new_file.h"
 #include "sys/path.h"
 #include "task/process_tree.h"
+#include "task/timestamp.h"
 
 namespace caisson::shim {
 namespace {
@@ -343,8 +344,7 @@ void ForeignTasks::Wait(const v3::WaitRequest& request, Respond<v3::WaitResponse
   auto answer = [respond](const task::Process& ended) {
     v3::WaitResponse response;
     response.set_exit_status(ended.exit_status);
-    response.mutable_exited_at()->set_seconds(ended.exited_at_nanos / kNanosPerSecond);
-    response.mutable_exited_at()->set_nanos(static_cast<int32_t>(ended.exited_at_nanos % kNanosPerSecond));
+    task::SetTime(ended.exited_at_nanos, response.mutable_exited_at());
     respond(std::move(response));
   };
   if ((*process)->process.exited) return answer((*process)->process);
@@ -434,8 +434,7 @@ void ForeignTasks::Delete(const v3::DeleteRequest& request, Respond<v3::DeleteRe
     End(container, process);
     response.set_pid(static_cast<uint32_t>(process->process.oci.pid));
     response.set_exit_status(process->process.exit_status);
-    response.mutable_exited_at()->set_seconds(process->process.exited_at_nanos / kNanosPerSecond);
-    response.mutable_exited_at()->set_nanos(static_cast<int32_t>(process->process.exited_at_nanos % kNanosPerSecond));
+    task::SetTime(process->process.exited_at_nanos, response.mutable_exited_at());
     if (process != container->init) {
       Forget(container, process);
       return respond(std::move(response));

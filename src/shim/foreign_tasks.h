@@ -91,7 +91,6 @@ class ForeignTasks {
   void Freeze(const char* method, const std::string& id, bool paused, Respond<wkt::Empty> respond);
   Result<pod::v1::ContainerInfoResponse> Info(const pod::v1::ContainerInfoRequest& request);
   Result<bool> Attach(const pod::v1::AttachRequest& request);
-  void WaitAttach(const pod::v1::WaitAttachRequest& request, Respond<pod::v1::WaitAttachResponse> respond);
   void Stats(const pod::v1::StatsRequest& request, Respond<pod::v1::StatsResponse> respond);
 
   // Awaits the process's end.

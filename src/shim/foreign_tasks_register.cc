@@ -10,6 +10,7 @@
 #include "shim/foreign_stats.h"
 #include "shim/foreign_tasks.h"
 #include "task/pod_service.h"
+#include "task/timestamp.h"
 
 namespace caisson::shim {
 namespace {
@@ -118,8 +119,7 @@ Result<v3::StateResponse> ForeignTasks::State(const v3::StateRequest& request) {
   response.set_status(known.exited ? Status::STOPPED : !process->started ? Status::CREATED : container->paused ? Status::PAUSED : Status::RUNNING);
   response.set_exit_status(known.exit_status);
   if (!known.exited) return response;
-  response.mutable_exited_at()->set_seconds(known.exited_at_nanos / kNanosPerSecond);
-  response.mutable_exited_at()->set_nanos(static_cast<int32_t>(known.exited_at_nanos % kNanosPerSecond));
+  task::SetTime(known.exited_at_nanos, response.mutable_exited_at());
   return response;
 }
 
@@ -197,18 +197,6 @@ Result<bool> ForeignTasks::Attach(const pod::v1::AttachRequest& request) {
   return has_stdin;
 }
 
-void ForeignTasks::WaitAttach(const pod::v1::WaitAttachRequest& request, Respond<pod::v1::WaitAttachResponse> respond) {
-  auto container = Find(request.container_id());
-  if (!container) return respond(std::move(container.error()));
-  if (!(*container)->attachments) return respond(MakeError(Code::kNotFound, "nobody is attached to container '{}'", request.container_id()));
-  auto waits = (*container)->attachments->Wait(request.attach_id(), [respond](bool too_slow) {
-    pod::v1::WaitAttachResponse response;
-    response.set_too_slow(too_slow);
-    respond(std::move(response));
-  });
-  if (!waits) respond(std::move(waits.error()));
-}
-
 void ForeignTasks::AddFromGroup(const ForeignContainer& container, bool detail, pod::v1::ContainerStats* stats) const {
   auto group = GroupOf(container);
   if (!group) return;
@@ -268,7 +256,11 @@ void ForeignTasks::RegisterPod(ttrpc::Server* server) {
   ServeCall<v1::ExecSyncMoreRequest, v1::ExecSyncResponse>(server, kPodService, "ExecSyncMore", [this](const auto& request, auto respond) { sync_execs_->More(request, std::move(respond)); });
   ServeCall<v1::ContainerInfoRequest, v1::ContainerInfoResponse>(server, kPodService, "ContainerInfo", [this](const auto& request, auto respond) { respond(Info(request)); });
   ServeCall<v1::StatsRequest, v1::StatsResponse>(server, kPodService, "Stats", [this](const auto& request, auto respond) { Stats(request, std::move(respond)); });
-  ServeCall<v1::WaitAttachRequest, v1::WaitAttachResponse>(server, kPodService, "WaitAttach", [this](const auto& request, auto respond) { WaitAttach(request, std::move(respond)); });
+  ServeCall<v1::WaitAttachRequest, v1::WaitAttachResponse>(server, kPodService, "WaitAttach", [this](const auto& request, auto respond) {
+    auto container = Find(request.container_id());
+    if (!container) return respond(std::move(container.error()));
+    task::AnswerWaitAttach((*container)->attachments.get(), request, std::move(respond));
+  });
   ServeCall<v1::AttachRequest, v1::AttachResponse>(server, kPodService, "Attach", [this](const auto& request, auto respond) {
     auto attached = Attach(request);
     if (!attached) return respond(std::move(attached.error()));
@@ -279,10 +271,7 @@ void ForeignTasks::RegisterPod(ttrpc::Server* server) {
   ServeCall<v1::ReopenLogRequest, v1::ReopenLogResponse>(server, kPodService, "ReopenLog", [this](const auto& request, auto respond) {
     auto container = Find(request.container_id());
     if (!container) return respond(std::move(container.error()));
-    if (!(*container)->log) return respond(MakeError(Code::kFailedPrecondition, "container '{}' has no log", request.container_id()));
-    auto reopened = (*container)->log->Reopen();
-    if (!reopened) return respond(std::move(reopened.error()));
-    respond(v1::ReopenLogResponse());
+    respond(task::AnswerReopenLog((*container)->log.get(), request));
   });
 }
 

@@ -22,6 +22,7 @@
 #include "sys/path.h"
 #include "sys/pipe.h"
 #include "task/process.h"
+#include "task/timestamp.h"
 
 namespace caisson::shim {
 namespace {
@@ -33,11 +34,6 @@ constexpr char kCreateOptionsType[] = "caisson.pod.v1.CreateOptions";
 constexpr int64_t kDiskMillis = 10'000;
 constexpr int64_t kKillMillis = 10'000;
 constexpr uint32_t kKilledStatus = 128 + 9, kLastStatus = 255;
-
-void SetTime(int64_t nanos, wkt::Timestamp* time) {
-  time->set_seconds(nanos / kNanosPerSecond);
-  time->set_nanos(static_cast<int32_t>(nanos % kNanosPerSecond));
-}
 
 // What a guest says of an end. Its clock may be wrong, and it may say anything: no time to come, no status that is none (wait(2)).
 int64_t EndOf(const wkt::Timestamp& time) {
@@ -464,7 +460,7 @@ void GuestTasks::Wait(const v3::WaitRequest& request, Respond<v3::WaitResponse> 
   auto answer = [respond](const GuestProcess& ended) {
     v3::WaitResponse response;
     response.set_exit_status(ended.exit_status);
-    SetTime(ended.exited_at_nanos, response.mutable_exited_at());
+    task::SetTime(ended.exited_at_nanos, response.mutable_exited_at());
     respond(std::move(response));
   };
   if ((*process)->exited) return answer(**process);
@@ -490,7 +486,7 @@ void GuestTasks::Delete(const v3::DeleteRequest& request, Respond<v3::DeleteResp
     if (process->exited) {
       response.set_pid(process->pid);
       response.set_exit_status(process->exit_status);
-      SetTime(process->exited_at_nanos, response.mutable_exited_at());
+      task::SetTime(process->exited_at_nanos, response.mutable_exited_at());
     }
     process->StopStdio();
     if (process != container->init) {
@@ -523,7 +519,7 @@ void GuestTasks::State(const v3::StateRequest& request, Respond<v3::StateRespons
     if (process->exited) {
       response.set_status(Status::STOPPED);
       response.set_exit_status(process->exit_status);
-      SetTime(process->exited_at_nanos, response.mutable_exited_at());
+      task::SetTime(process->exited_at_nanos, response.mutable_exited_at());
     }
     respond(std::move(response));
   };

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "shim/guest_spec.h"
 #include "shim/guest_tasks.h"
+#include "task/pod_service.h"
 
 namespace caisson::shim {
 namespace {
@@ -84,21 +85,12 @@ void GuestTasks::RegisterPod(ttrpc::Server* server) {
   Add<v1::WaitAttachRequest, v1::WaitAttachResponse>(server, kService, "WaitAttach", [this](const auto& request, auto respond) {
     auto container = Find(request.container_id());
     if (!container) return respond(std::move(container.error()));
-    if (!(*container)->attachments) return respond(MakeError(Code::kNotFound, "nobody is attached to container '{}'", request.container_id()));
-    auto waits = (*container)->attachments->Wait(request.attach_id(), [respond](bool too_slow) {
-      v1::WaitAttachResponse response;
-      response.set_too_slow(too_slow);
-      respond(std::move(response));
-    });
-    if (!waits) respond(std::move(waits.error()));
+    task::AnswerWaitAttach((*container)->attachments.get(), request, std::move(respond));
   });
   Add<v1::ReopenLogRequest, v1::ReopenLogResponse>(server, kService, "ReopenLog", [this](const auto& request, auto respond) {
     auto container = Find(request.container_id());
     if (!container) return respond(std::move(container.error()));
-    if (!(*container)->log) return respond(MakeError(Code::kFailedPrecondition, "container '{}' has no log", request.container_id()));
-    auto reopened = (*container)->log->Reopen();
-    if (!reopened) return respond(std::move(reopened.error()));
-    respond(v1::ReopenLogResponse());
+    respond(task::AnswerReopenLog((*container)->log.get(), request));
   });
 }
 

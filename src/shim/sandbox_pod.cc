@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "caisson/pod/v1/pod_config.pb.h"
 #include "containerd/sandbox.pb.h"
+#include "task/timestamp.h"
 
 namespace caisson::shim {
 namespace {
@@ -15,11 +16,6 @@ namespace {
 namespace v1 = containerd::runtime::sandbox::v1;
 
 constexpr char kService[] = "containerd.runtime.sandbox.v1.Sandbox";
-
-void SetTime(int64_t nanos, wkt::Timestamp* time) {
-  time->set_seconds(nanos / kNanosPerSecond);
-  time->set_nanos(static_cast<int32_t>(nanos % kNanosPerSecond));
-}
 
 v1::PlatformResponse PlatformOfThis() {
   v1::PlatformResponse response;
@@ -97,7 +93,7 @@ void RegisterSandboxService(ttrpc::Server* server, SandboxPod* pod, std::functio
       if (!started) return respond(std::move(started.error()));
       v1::StartSandboxResponse response;
       response.set_pid(static_cast<uint32_t>(pod->SandboxPid()));
-      SetTime(pod->created_at_nanos_, response.mutable_created_at());
+      task::SetTime(pod->created_at_nanos_, response.mutable_created_at());
       respond(std::move(response));
     });
   });
@@ -115,7 +111,7 @@ void RegisterSandboxService(ttrpc::Server* server, SandboxPod* pod, std::functio
   Add<v1::WaitSandboxRequest, v1::WaitSandboxResponse>(server, "WaitSandbox", [pod](const auto&, auto respond) {
     auto answer = [pod, respond] {
       v1::WaitSandboxResponse response;
-      SetTime(pod->exited_at_nanos_, response.mutable_exited_at());
+      task::SetTime(pod->exited_at_nanos_, response.mutable_exited_at());
       respond(std::move(response));
     };
     if (pod->stopped()) return answer();
@@ -128,8 +124,8 @@ void RegisterSandboxService(ttrpc::Server* server, SandboxPod* pod, std::functio
     // containerd's words (its sandbox controller compares them).
     response.set_state(pod->state_ == SandboxPod::State::kReady ? "SANDBOX_READY" : "SANDBOX_NOTREADY");
     for (auto& [key, value] : pod->Info()) (*response.mutable_info())[key] = std::move(value);
-    SetTime(pod->created_at_nanos_, response.mutable_created_at());
-    if (pod->exited_at_nanos_ != 0) SetTime(pod->exited_at_nanos_, response.mutable_exited_at());
+    task::SetTime(pod->created_at_nanos_, response.mutable_created_at());
+    if (pod->exited_at_nanos_ != 0) task::SetTime(pod->exited_at_nanos_, response.mutable_exited_at());
     respond(std::move(response));
   });
   Add<v1::PingRequest, v1::PingResponse>(server, "PingSandbox", [](const auto&, auto respond) { respond(v1::PingResponse()); });

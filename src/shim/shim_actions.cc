@@ -22,9 +22,11 @@
 #include "shim/cgroup_record.h"
 #include "sys/event_loop.h"
 #include "sys/new_file.h"
+#include "sys/own_program.h"
 #include "sys/path.h"
 #include "sys/socket.h"
 #include "sys/spawn.h"
+#include "task/timestamp.h"
 #include "ttrpc/client.h"
 
 namespace caisson::shim {
@@ -125,10 +127,7 @@ Result<> MoveTo(const std::string& cgroup_path, int pid) {
 Result<int> SpawnCompanion(const ShimCommand& command, const StartInput& input, const std::string& bundle, const std::string& group,
                            const std::string& socket, int listener) {
   sys::SpawnRequest request;
-  char program[PATH_MAX];
-  ssize_t length = readlink("/proc/self/exe", program, sizeof program);
-  if (length <= 0 || length == sizeof program) return ErrnoError("find our own program");
-  request.program = std::string(program, static_cast<size_t>(length));
+  request.program = TRY(sys::OwnProgram());
   request.argv = {request.program, "serve", "--id", group, "--namespace", command.name_space, "--socket", socket, "--listen-fd", "3"};
   request.fds = {listener};
   UniqueFd log = OpenLog(bundle);
@@ -227,8 +226,7 @@ void FillExit(const std::string& bundle, v3::DeleteResponse* response) {
       nanos = *at;
     }
   }
-  response->mutable_exited_at()->set_seconds(nanos / kNanosPerSecond);
-  response->mutable_exited_at()->set_nanos(static_cast<int32_t>(nanos % kNanosPerSecond));
+  task::SetTime(nanos, response->mutable_exited_at());
 }
 
 }  // namespace

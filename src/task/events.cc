@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "containerd/events.pb.h"
 #include "task/tasks.h"
+#include "task/timestamp.h"
 
 namespace caisson::task {
 namespace {
@@ -17,11 +18,6 @@ Event Make(const char* topic, const Message& message) {
 
 // The init's process id is the container's own (as containerd's shims have it).
 const std::string& IdOf(const Task& task, const Process& process) { return process.exec_id.empty() ? task.id : process.exec_id; }
-
-void SetTime(int64_t nanos, wkt::Timestamp* time) {
-  time->set_seconds(nanos / kNanosPerSecond);
-  time->set_nanos(static_cast<int32_t>(nanos % kNanosPerSecond));
-}
 
 }  // namespace
 

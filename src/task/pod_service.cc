@@ -26,13 +26,7 @@ Result<v1::AttachResponse> Attach(Tasks* tasks, const v1::AttachRequest& request
 void WaitAttach(Tasks* tasks, const v1::WaitAttachRequest& request, std::function<void(Result<v1::WaitAttachResponse>)> respond) {
   auto task = tasks->Find(request.container_id());
   if (!task) return respond(std::move(task.error()));
-  if (!(*task)->attachments) return respond(MakeError(Code::kNotFound, "nobody is attached to container '{}'", request.container_id()));
-  auto waits = (*task)->attachments->Wait(request.attach_id(), [respond](bool too_slow) {
-    v1::WaitAttachResponse response;
-    response.set_too_slow(too_slow);
-    respond(std::move(response));
-  });
-  if (!waits) respond(std::move(waits.error()));
+  AnswerWaitAttach((*task)->attachments.get(), request, std::move(respond));
 }
 
 void FillPressure(const std::optional<oci::Psi>& psi, v1::Pressure* (v1::ContainerStats::*add)(), v1::ContainerStats* out) {
@@ -172,9 +166,7 @@ void WriteInput(Tasks* tasks, const v1::WriteInputRequest& request, std::functio
 
 Result<v1::ReopenLogResponse> Reopen(Tasks* tasks, const v1::ReopenLogRequest& request) {
   Task* task = TRY(tasks->Find(request.container_id()));
-  if (!task->log) return MakeError(Code::kFailedPrecondition, "container '{}' has no log", request.container_id());
-  TRY(task->log->Reopen());
-  return v1::ReopenLogResponse();
+  return AnswerReopenLog(task->log.get(), request);
 }
 
 // In the containers of Tasks.
@@ -242,6 +234,22 @@ Result<v1::ContainerStats> StatsOfPod(const std::string& path) {
 }
 
 v1::ContainerStats StatsOfGroup(const oci::CgroupStats& stats) { return StatsMessage("", stats); }
+
+void AnswerWaitAttach(Attachments* attachments, const v1::WaitAttachRequest& request, std::function<void(Result<v1::WaitAttachResponse>)> respond) {
+  if (attachments == nullptr) return respond(MakeError(Code::kNotFound, "nobody is attached to container '{}'", request.container_id()));
+  auto waits = attachments->Wait(request.attach_id(), [respond](bool too_slow) {
+    v1::WaitAttachResponse response;
+    response.set_too_slow(too_slow);
+    respond(std::move(response));
+  });
+  if (!waits) respond(std::move(waits.error()));
+}
+
+Result<v1::ReopenLogResponse> AnswerReopenLog(LogFile* log, const v1::ReopenLogRequest& request) {
+  if (log == nullptr) return MakeError(Code::kFailedPrecondition, "container '{}' has no log", request.container_id());
+  TRY(log->Reopen());
+  return v1::ReopenLogResponse();
+}
 
 void RegisterPodService(ttrpc::Server* server, Tasks* tasks) {
   Add(server, "Stats", tasks, &Stats);

@@ -13,6 +13,7 @@
 #include "containerd/task_v3.pb.h"
 #include "task/checkpoint.h"
 #include "task/metrics.h"
+#include "task/timestamp.h"
 
 namespace caisson::task {
 namespace {
@@ -22,11 +23,6 @@ using containerd::v1::types::Status;
 
 template <class Response>
 using Respond = std::function<void(Result<Response>)>;
-
-void SetTime(int64_t nanos, wkt::Timestamp* time) {
-  time->set_seconds(nanos / kNanosPerSecond);
-  time->set_nanos(static_cast<int32_t>(nanos % kNanosPerSecond));
-}
 
 Status StatusOf(const Task& task, const Process& process) {
   if (process.exited) return Status::STOPPED;
