@@ -2,10 +2,7 @@
 #include "files/confine.h"
 
 #include <fcntl.h>
-#include <linux/audit.h>
 #include <linux/capability.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -15,9 +12,8 @@
 
 #include <cerrno>
 #include <csignal>
-#include <cstddef>
-#include <vector>
 
+#include "sys/call_filter.h"
 #include "sys/empty_root.h"
 
 namespace caisson::files {
@@ -47,43 +43,14 @@ constexpr unsigned kCalls[] = {
 #endif
 };
 
-#if defined(__x86_64__)
-constexpr uint32_t kArchitecture = AUDIT_ARCH_X86_64;
-#elif defined(__aarch64__)
-constexpr uint32_t kArchitecture = AUDIT_ARCH_AARCH64;
-#endif
-
-constexpr uint32_t kNumberAt = offsetof(seccomp_data, nr), kArchitectureAt = offsetof(seccomp_data, arch);
-
-// The lower half of an argument: both architectures are little-endian.
-constexpr uint32_t ArgumentAt(int index) { return static_cast<uint32_t>(offsetof(seccomp_data, args) + static_cast<size_t>(index) * sizeof(uint64_t)); }
-
-sock_filter Load(uint32_t at) { return BPF_STMT(BPF_LD | BPF_W | BPF_ABS, at); }
-sock_filter Return(uint32_t action) { return BPF_STMT(BPF_RET | BPF_K, action); }
-sock_filter SkipUnless(uint32_t value, uint8_t count) { return BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, 0, count); }
-
-std::vector<sock_filter> Filter() {
-  constexpr uint32_t kRefuse = SECCOMP_RET_ERRNO | EPERM;
-  std::vector<sock_filter> program = {Load(kArchitectureAt), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, kArchitecture, 1, 0), Return(SECCOMP_RET_KILL_PROCESS), Load(kNumberAt)};
-  for (unsigned call : kCalls) {
-    program.push_back(SkipUnless(call, 1));
-    program.push_back(Return(SECCOMP_RET_ALLOW));
-  }
-  // prctl: only EndWithStarter.
-  program.push_back(SkipUnless(SYS_prctl, 4));
-  program.push_back(Load(ArgumentAt(0)));
-  program.push_back(SkipUnless(PR_SET_PDEATHSIG, 1));
-  program.push_back(Return(SECCOMP_RET_ALLOW));
-  program.push_back(Return(kRefuse));
+sys::CallFilter Filter() {
+  sys::CallFilter filter;
+  filter.Allow(kCalls);
+  filter.AllowWith(SYS_prctl, 0, PR_SET_PDEATHSIG);  // EndWithStarter
   // mknodat: no devices.
-  program.push_back(SkipUnless(SYS_mknodat, 5));
-  program.push_back(Load(ArgumentAt(2)));
-  program.push_back(BPF_STMT(BPF_ALU | BPF_AND | BPF_K, S_IFMT));
-  program.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, S_IFCHR, 2, 0));
-  program.push_back(BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, S_IFBLK, 1, 0));
-  program.push_back(Return(SECCOMP_RET_ALLOW));
-  program.push_back(Return(kRefuse));
-  return program;
+  filter.Add({sys::SkipUnless(SYS_mknodat, 6), sys::LoadArgument(2), BPF_STMT(BPF_ALU | BPF_AND | BPF_K, S_IFMT), BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, S_IFCHR, 2, 0),
+              BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, S_IFBLK, 1, 0), sys::ReturnAction(SECCOMP_RET_ALLOW), sys::ReturnAction(sys::kRefuseCall)});
+  return filter;
 }
 
 // A procfs of our PID namespace, of which nothing but our own descriptors can be reached by the one that is returned.
@@ -128,9 +95,7 @@ Result<UniqueFd> Confine() {
   TRY(DropRights());
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return ErrnoError("set no_new_privs");
   EndWithStarter();
-  std::vector<sock_filter> program = Filter();
-  sock_fprog filter{static_cast<unsigned short>(program.size()), program.data()};
-  if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) != 0) return ErrnoError("set the system call filter");
+  TRY(Filter().Install());
   return own;
 }
 
