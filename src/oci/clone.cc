@@ -33,15 +33,19 @@ Result<Cloned> Clone(unsigned long flags, int cgroup_fd) {
   return cloned;
 }
 
-Result<int> Reap(int pidfd, int64_t deadline_millis) {
+Result<> AwaitEnd(int pidfd, int64_t deadline_millis) {
   Deadline deadline = Deadline::After(deadline_millis);
   for (;;) {
     pollfd wait{pidfd, POLLIN, 0};
     int ready = poll(&wait, 1, deadline.RemainingMillis());
-    if (ready > 0) break;
+    if (ready > 0) return {};
     if (ready == 0) return MakeError(Code::kDeadlineExceeded, "a process does not end");
     if (errno != EINTR) return ErrnoError("wait for a process");
   }
+}
+
+Result<int> Reap(int pidfd, int64_t deadline_millis) {
+  TRY(AwaitEnd(pidfd, deadline_millis));
   siginfo_t info{};
   if (waitid(static_cast<idtype_t>(P_PIDFD), static_cast<id_t>(pidfd), &info, WEXITED) != 0)
     return ErrnoError("reap a process");

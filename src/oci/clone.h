@@ -17,6 +17,8 @@ struct Cloned {
 Result<Cloned> Clone(unsigned long flags, int cgroup_fd);
 // Waits for the child's end and reaps it; returns its exit code, 128 + signal if one ended it.
 Result<int> Reap(int pidfd, int64_t deadline_millis);
+// Waits for the end of a process that need not be our child. kDeadlineExceeded.
+Result<> AwaitEnd(int pidfd, int64_t deadline_millis);
 // SIGKILL by pidfd, then Reap. Gone already: nothing.
 void KillAndReap(int pidfd);
 // The number of the process that `pidfd` is, in our PID namespace (proc(5), fdinfo). kAborted: it has ended.

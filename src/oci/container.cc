@@ -134,19 +134,13 @@ class ContainerImpl : public Container {
 
   Result<> Start() override {
     if (!control_) return StartedAlready();
-    auto sent = SendSignal(control_.get(), Signal::kStart);
-    if (!sent) return opened_ ? StartedAlready() : std::move(sent);
-    UniqueFd control = std::move(control_);
     if (opened_) {
-      // Without an answer someone else was there first, or the process has ended.
-      auto answer = Receive(control.get(), Deadline::After(options_.deadline_millis));
-      if (!answer || answer->signal != Signal::kStart) return StartedAlready();
+      TRY(StartAtGate(id(), std::move(control_), options_.deadline_millis));
+    } else {
+      TRY(SendSignal(control_.get(), Signal::kStart));
+      UniqueFd control = std::move(control_);
+      TRY(AwaitExecve(id(), control.get(), options_.deadline_millis));
     }
-    auto word = Receive(control.get(), Deadline::After(options_.deadline_millis));
-    if (!word) return std::move(word.error());
-    // End of file: execve has closed the other end. Or the process was killed meanwhile, which its exit tells.
-    if (word->signal != Signal::kEnd)
-      return MakeError(Code::kInternal, "container '{}': init speaks out of turn", id());
     return RunHooks(options_.spec.hooks.poststart, State("running"));
   }
 
@@ -214,7 +208,7 @@ class ContainerImpl : public Container {
   }
   Result<> Pause() override { return cgroup_->Freeze(Deadline::After(10'000)); }
   Result<> Resume() override { return cgroup_->Thaw(); }
-  Result<> Update(const Resources& resources) override { return cgroup_->Apply(resources); }
+  Result<> Update(std::string_view resources) override { return cgroup_->Apply(TRY(ParseResources(resources))); }
   Result<std::vector<int>> Pids() override { return cgroup_->Pids(); }
 
   Result<> Delete(int64_t deadline_millis) override {

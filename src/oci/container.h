@@ -14,8 +14,10 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "oci/cgroup.h"
@@ -131,13 +133,16 @@ class Container {
   virtual Result<Process> Exec(ExecOptions options) = 0;
   // Sends `signal` to init, or with `all` to every process of the cgroup. Ended already: success.
   virtual Result<> Kill(int signal, bool all) = 0;
+  // SIGKILL to each process of the cgroup, until none is left. kDeadlineExceeded names those that stay.
+  virtual Result<> EndAll(int64_t deadline_millis) { return cgroup()->Kill(Deadline::After(deadline_millis)); }
   // False: none of its processes is the host's, and those of init() and Exec stand for them.
   virtual bool HasHostProcesses() const { return true; }
   // To a process that Exec has started and that is not reaped. Ended already: success.
   virtual Result<> Signal(const Process& process, int signal);
   virtual Result<> Pause() = 0;
   virtual Result<> Resume() = 0;
-  virtual Result<> Update(const Resources& resources) = 0;
+  // The runtime-spec's linux.resources, as JSON. Errors: as ParseResources and Cgroup::Apply.
+  virtual Result<> Update(std::string_view resources) = 0;
   virtual Result<std::vector<int>> Pids() = 0;
   virtual Result<CgroupStats> Stats(StatsPart part) { return cgroup()->Stats(part); }
   // Kills what is left, removes the cgroup and all else. Idempotent. Errors: what would not go within the deadline.

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace caisson::oci {
 namespace {
@@ -107,6 +108,23 @@ Result<Received> Receive(int socket, const Deadline& deadline) {
   received.ids.resize((static_cast<size_t>(got) - 1) / sizeof(uint32_t));
   if (!received.ids.empty()) std::memcpy(received.ids.data(), bytes + 1, received.ids.size() * sizeof(uint32_t));
   return received;
+}
+
+Result<> StartAtGate(const std::string& id, UniqueFd gate, int64_t deadline_millis) {
+  auto already = [&] { return MakeError(Code::kFailedPrecondition, "container '{}' was started already", id); };
+  if (!SendSignal(gate.get(), Signal::kStart)) return already();
+  // Without an answer someone else was there first, or the process has ended.
+  auto answer = Receive(gate.get(), Deadline::After(deadline_millis));
+  if (!answer || answer->signal != Signal::kStart) return already();
+  return AwaitExecve(id, gate.get(), deadline_millis);
+}
+
+Result<> AwaitExecve(const std::string& id, int socket, int64_t deadline_millis) {
+  auto word = Receive(socket, Deadline::After(deadline_millis));
+  if (!word) return std::move(word.error());
+  // End of file: execve has closed the other end. Or the process was killed meanwhile, which its exit tells.
+  if (word->signal != Signal::kEnd) return MakeError(Code::kInternal, "container '{}': init speaks out of turn", id);
+  return {};
 }
 
 }  // namespace caisson::oci

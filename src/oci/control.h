@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "base/clock.h"
@@ -51,5 +52,11 @@ struct Received {
 Result<Received> Receive(int socket, const Deadline& deadline);
 // True if the other side is gone.
 bool IsGone(int socket);
+
+// Starts the program of the container `id` whose init waits at the gate that `gate` is connected to (CreateOptions). Returns when it runs, or
+// has ended meanwhile. Errors: kFailedPrecondition if another was there first, or the init has ended; the execve failure.
+Result<> StartAtGate(const std::string& id, UniqueFd gate, int64_t deadline_millis);
+// After kStart: until the program of the init runs.
+Result<> AwaitExecve(const std::string& id, int socket, int64_t deadline_millis);
 
 }  // namespace caisson::oci

@@ -132,7 +132,7 @@ class ForeignContainer : public Container {
   }
   Result<> Pause() override { return cgroup_->Freeze(Deadline::After(10'000)); }
   Result<> Resume() override { return cgroup_->Thaw(); }
-  Result<> Update(const Resources& resources) override { return cgroup_->Apply(resources); }
+  Result<> Update(std::string_view resources) override { return cgroup_->Apply(TRY(ParseResources(resources))); }
   Result<std::vector<int>> Pids() override { return cgroup_->Pids(); }
 
   Result<> Delete(int64_t deadline_millis) override {
@@ -356,7 +356,7 @@ class SandboxedContainer : public ForeignContainer {
 
   Result<> Pause() override { return RunRuntime(foreign_.runtime, {"pause", id()}, log_, Stdio(), kSignalMillis); }
   Result<> Resume() override { return RunRuntime(foreign_.runtime, {"resume", id()}, log_, Stdio(), kSignalMillis); }
-  Result<> Update(const Resources&) override {
+  Result<> Update(std::string_view) override {
     return MakeError(Code::kUnimplemented, "container '{}': its runtime '{}' enforces no limits of single containers", id(), foreign_.runtime.program);
   }
   Result<std::vector<int>> Pids() override { return std::vector<int>(); }

@@ -33,7 +33,7 @@ bool DropCapabilities() {
   return syscall(SYS_capset, &header, none) == 0;
 }
 
-const char* GiveUpRights() {
+const char* GiveUpRights(bool ends_with_maker) {
   if (setgroups(0, nullptr) != 0) return "drop groups";
   // In a user namespace that has no such ids we stay its root, without its rights.
   bool mapped = setresgid(kNobody, kNobody, kNobody) == 0 && setresuid(kNobody, kNobody, kNobody) == 0;
@@ -41,11 +41,11 @@ const char* GiveUpRights() {
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return "set no_new_privs";
   if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) return "forbid tracing";
   // After the ids have changed, which clears it (prctl(2)).
-  if (prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return "ask to end with its maker";
+  if (ends_with_maker && prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0) != 0) return "ask to end with its maker";
   return nullptr;
 }
 
-[[noreturn]] void RunPodInit(int ready) {
+[[noreturn]] void RunPodInit(int ready, bool ends_with_maker) {
   setsid();
   prctl(PR_SET_NAME, "caisson-init", 0, 0, 0);
   sigset_t children;
@@ -53,7 +53,7 @@ const char* GiveUpRights() {
   sigaddset(&children, SIGCHLD);
   sigprocmask(SIG_SETMASK, &children, nullptr);
   const char* failed = sys::EnterEmptyRoot();
-  if (failed == nullptr) failed = GiveUpRights();
+  if (failed == nullptr) failed = GiveUpRights(ends_with_maker);
   // An answer that nobody reads (EPIPE) means that the maker died before it could be asked to end with us.
   char code = failed == nullptr ? 'r' : 'f';
   if (write(ready, &code, 1) != 1 || failed != nullptr) _exit(1);
@@ -69,14 +69,14 @@ const char* GiveUpRights() {
 
 }  // namespace
 
-Result<PodInit> PodInit::Start(int user_namespace) {
+Result<PodInit> PodInit::Start(int user_namespace, bool ends_with_maker) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoError("make a pipe");
   UniqueFd reader(ends[0]), writer(ends[1]);
   auto run = [&] {
     reader.Reset();
     signal(SIGPIPE, SIG_IGN);
-    RunPodInit(writer.get());
+    RunPodInit(writer.get(), ends_with_maker);
   };
   PodInit init;
   if (user_namespace < 0) {

@@ -29,6 +29,8 @@ class PodShm {
   int fd() const { return mount_.get(); }
   // Idempotent.
   void Remove();
+  // Where it is mounted it stays so when the object goes.
+  void Leave() { attached_at_.clear(); }
 
  private:
   UniqueFd mount_;

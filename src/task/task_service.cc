@@ -225,7 +225,7 @@ class Service {
   // containerd sends the resources as JSON of the OCI type in an Any.
   Result<wkt::Empty> Update(const v3::UpdateTaskRequest& request) {
     Task* task = TRY(tasks_->Find(request.id()));
-    TRY(task->container->Update(TRY(oci::ParseResources(request.resources().value()))));
+    TRY(task->container->Update(request.resources().value()));
     return wkt::Empty();
   }
 

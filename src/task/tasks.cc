@@ -6,10 +6,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/prctl.h>
-#include <sys/signalfd.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <utility>
@@ -33,10 +30,6 @@ constexpr uint32_t kStartErrorStatus = 128;
 constexpr int64_t kTrimMillis = 1'000;  // from a start until free memory is given back
 constexpr uint32_t kKilledStatus = 128 + SIGKILL;
 
-uint32_t StatusOf(const siginfo_t& info) {
-  return static_cast<uint32_t>(info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status);
-}
-
 Result<oci::CreateOptions> ReadBundle(const CreateRequest& request) {
   if (!IsSafeName(request.id)) return MakeError(Code::kInvalidArgument, "'{}' cannot be a container's id", request.id.substr(0, 128));
   if (!request.bundle.starts_with('/')) return MakeError(Code::kInvalidArgument, "the bundle '{}' is not absolute", request.bundle.substr(0, 256));
@@ -56,37 +49,26 @@ Result<oci::CreateOptions> ReadBundle(const CreateRequest& request) {
 
 }  // namespace
 
-Result<std::unique_ptr<Tasks>> Tasks::Create(sys::EventLoop* loop) {
+Result<std::unique_ptr<Tasks>> Tasks::Create(sys::EventLoop* loop, EndedProcesses* ended) {
   std::unique_ptr<Tasks> tasks(new Tasks(loop));
-  if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0) return ErrnoError("become a child subreaper");
-  sigset_t children;
-  sigemptyset(&children);
-  sigaddset(&children, SIGCHLD);
-  if (sigprocmask(SIG_BLOCK, &children, nullptr) != 0) return ErrnoError("block SIGCHLD");
-  tasks->signals_ = UniqueFd(signalfd(-1, &children, SFD_CLOEXEC | SFD_NONBLOCK));
-  if (!tasks->signals_) return ErrnoError("signalfd");
-  TRY(loop->Watch(tasks->signals_.get(), EPOLLIN, [tasks = tasks.get()](uint32_t) { tasks->OnChild(); }));
+  if (ended == nullptr) tasks->children_ = TRY(OwnChildren());
+  tasks->ended_ = ended != nullptr ? ended : tasks->children_.get();
+  TRY(loop->Watch(tasks->ended_->fd(), EPOLLIN, [tasks = tasks.get()](uint32_t) { tasks->TakeEnds(); }));
   return tasks;
 }
 
 Tasks::~Tasks() {
-  if (signals_) loop_->Unwatch(signals_.get());
+  loop_->Unwatch(ended_->fd());
   for (auto& [id, task] : tasks_) UnwatchOom(task.get());
 }
 
-void Tasks::OnChild() {
-  signalfd_siginfo ignored[8];
-  while (read(signals_.get(), ignored, sizeof ignored) > 0) {
-  }
-  for (;;) {
-    siginfo_t info{};
-    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0) return;
-    int64_t now = NowNanos();
+void Tasks::TakeEnds() {
+  while (auto ended = ended_->Next()) {
     Task* task = nullptr;
-    Process* process = FindByPid(info.si_pid, &task);
+    Process* process = FindByPid(ended->pid, &task);
     if (process == nullptr) continue;  // an orphan that came to us
     if (process == &task->init) OnInitExit(task);
-    process->End(StatusOf(info), now);
+    process->End(ended->status, ended->at_nanos);
     if (process == &task->init && options_.on_ended) options_.on_ended(*task);
     Publish(&ExitedEvent, *task, *process);
   }
@@ -108,7 +90,7 @@ void Tasks::OnInitExit(Task* task) {
   // Without a PID namespace of its own the kernel does not end the others with init; a container without its init is no
   // container (as runc and containerd have it).
   const auto* own = task->container->spec().FindNamespace(CLONE_NEWPID);
-  if (own == nullptr || !own->path.empty()) (void)task->container->cgroup()->Kill(Deadline::After(kKillRestMillis));
+  if (own == nullptr || !own->path.empty()) (void)task->container->EndAll(kKillRestMillis);
 }
 
 bool Tasks::OomKilled(Task* task) {
@@ -322,6 +304,7 @@ void Tasks::KillTree(Task* task, const Process& process) {
     if (pump == nullptr || pump->ended() || fstat(pump->source(), &info) != 0 || !S_ISFIFO(info.st_mode)) continue;
     pipes.push_back(info.st_ino);
   }
+  if (options_.kill_tree) return options_.kill_tree(*task, process, pipes);
   task::KillTree(process.exited ? 0 : process.oci.pid, task->init.oci.pid, pipes, [task] { return task->container->Pids(); });
 }
 
@@ -360,21 +343,24 @@ Result<> Tasks::Resume(Task* task) {
 // One that was never started, or could not be: its init waits, or is just ending.
 Result<> Tasks::EndCreated(Task* task) {
   TRY(task->container->Kill(SIGKILL, false));
-  uint32_t status = static_cast<uint32_t>(TRY(oci::Reap(task->container->init().pidfd.get(), kDeleteMillis)));
-  task->init.End(status, NowNanos());
+  TRY(oci::AwaitEnd(task->container->init().pidfd.get(), kDeleteMillis));
+  TakeEnds();
+  if (task->init.exited) return {};
+  // Whoever reaps it has not said so yet.
+  task->init.End(kKilledStatus, NowNanos());
   Publish(&ExitedEvent, *task, task->init);
   return {};
 }
 
 Result<> Tasks::Delete(Task* task) {
-  OnChild();  // its end may not have been seen yet
+  TakeEnds();  // its end may not have been seen yet
   if (!task->init.exited) {
     if (task->init.started_at_nanos != 0) return MakeError(Code::kFailedPrecondition, "container '{}' is running", task->id);
     TRY(EndCreated(task));
   }
   UnwatchOom(task);
   TRY(task->container->Delete(kDeleteMillis));
-  OnChild();  // exec'd processes that the end of init has ended
+  TakeEnds();  // exec'd processes that the end of init has ended
   for (auto& [id, process] : task->execs) process->End(kKilledStatus, NowNanos());
   // Nobody is left who could write.
   if (task->init.out) task->init.out->Drain();
@@ -399,14 +385,14 @@ Result<> Tasks::DestroyAll(int64_t deadline_millis) {
     auto killed = task->container->cgroup()->Kill(deadline);
     if (!killed && first) first = std::move(killed);
   }
-  OnChild();
+  TakeEnds();
   for (auto& [id, task] : tasks_) {
     UnwatchOom(task.get());
     OomKilled(task.get());
     auto deleted = task->container->Delete(deadline.RemainingMillis());
     if (!deleted && first) first = std::move(deleted);
   }
-  OnChild();
+  TakeEnds();
   TRY(std::move(first));
   for (auto& [id, task] : tasks_) {
     for (auto& [exec_id, process] : task->execs) process->End(kKilledStatus, NowNanos());

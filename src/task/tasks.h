@@ -3,7 +3,8 @@
 // Tasks: the containers of one pod and their processes, on the event loop: created, started, exec'd into, watched, logged
 // and reaped. The Task services (task_service.h) and caisson.pod.v1.Pod (pod_service.h) are made of it.
 //
-// It reaps every child of the process it lives in, which is a child subreaper, so orphans of containers end here too.
+// Unless somebody else does that for it, it reaps every child of the process it lives in, which is a child subreaper, so orphans
+// of containers end here too (ended_processes.h).
 // One thread, the loop's; the process has no other. Nothing here waits for a container: what may take long (removing
 // cgroups, the launch) has a deadline.
 #pragma once
@@ -19,6 +20,7 @@
 #include "oci/container.h"
 #include "sys/event_loop.h"
 #include "task/attachments.h"
+#include "task/ended_processes.h"
 #include "task/events.h"
 #include "task/log_file.h"
 #include "task/process.h"
@@ -58,6 +60,8 @@ struct TasksOptions {
   std::function<void(const Task&)> on_ended, on_deleted;
   std::string containerd_namespace;  // of containerd's, for log programs
   EventSink on_event;
+  // What ends a process that was exec'd with all that came of it, of these pipes too; empty: we do (process_tree.h).
+  std::function<void(const Task&, const Process&, const std::vector<ino_t>& pipes)> kill_tree;
   // The file system that holds what a container has written, statfs(2), where it has one of its own; empty: none has.
   std::function<std::string(const std::string& id)> writable_layer;
 };
@@ -76,8 +80,8 @@ struct CreateRequest {
 
 class Tasks {
  public:
-  // Blocks SIGCHLD for the process and takes it from a signalfd(2); becomes a child subreaper. `loop` outlives it.
-  static Result<std::unique_ptr<Tasks>> Create(sys::EventLoop* loop);
+  // `ended`: whom it hears from of processes that have ended; null: OwnChildren. Both outlive it.
+  static Result<std::unique_ptr<Tasks>> Create(sys::EventLoop* loop, EndedProcesses* ended = nullptr);
   ~Tasks();
 
   void set_options(TasksOptions options) { options_ = std::move(options); }
@@ -123,7 +127,7 @@ class Tasks {
 
  private:
   explicit Tasks(sys::EventLoop* loop) : loop_(loop), scratch_(loop) {}
-  void OnChild();
+  void TakeEnds();
   void OnInitExit(Task* task);
   void WatchOom(Task* task);
   void UnwatchOom(Task* task);
@@ -139,7 +143,8 @@ class Tasks {
 
   sys::EventLoop* loop_;
   Scratch scratch_;
-  UniqueFd signals_;
+  std::unique_ptr<EndedProcesses> children_;  // where nobody else told us
+  EndedProcesses* ended_ = nullptr;
   TasksOptions options_;
   bool closed_ = false;
   std::map<std::string, std::unique_ptr<Task>> tasks_;
