@@ -10,6 +10,7 @@
 
 #include "agent/early_init.h"
 #include "base/guest_debug.h"
+#include "caisson/guest/v1/launch.pb.h"
 #include "sys/new_file.h"
 
 namespace caisson::agent {
@@ -29,16 +30,11 @@ constexpr char kConfig[] = R"({
   }
 })";
 
-Result<task::Task*> Create(task::Tasks* tasks) {
-  const std::string bundle = std::string(kRunDir) + "/" + kGuestDebugContainer;
-  for (const std::string& folder : {bundle, bundle + "/rootfs"}) {
-    if (mkdir(folder.c_str(), 0700) != 0 && errno != EEXIST) return ErrnoError("make '{}'", folder);
-  }
-  unlink((bundle + "/config.json").c_str());
-  TRY(sys::WriteNewFile(bundle + "/config.json", kConfig));
+Result<task::Task*> Create(task::Tasks* tasks, Launches* launches) {
+  auto made = TRY((launches->Call<guest::v1::Nothing, guest::v1::DebugBundleResponse>("MakeDebugBundle", {})));
   task::CreateRequest request;
   request.id = kGuestDebugContainer;
-  request.bundle = bundle;
+  request.bundle = made.bundle();
   request.rootfs.push_back({"bind", "/", {"rbind"}});
   request.own_stdio = true;
   return tasks->Create(std::move(request));
@@ -46,7 +42,18 @@ Result<task::Task*> Create(task::Tasks* tasks) {
 
 }  // namespace
 
-void OpenDebugContainer(task::Tasks* tasks, std::function<void(Result<>)> done) {
+Result<std::string> WriteDebugBundle() {
+  if (!StartedForDebugging()) return MakeError(Code::kFailedPrecondition, "this machine was not started for debugging");
+  const std::string bundle = std::string(kRunDir) + "/" + kGuestDebugContainer, config = bundle + "/config.json";
+  for (const std::string& folder : {bundle, bundle + "/rootfs"}) {
+    if (mkdir(folder.c_str(), 0711) != 0 && errno != EEXIST) return ErrnoError("make '{}'", folder);
+  }
+  unlink(config.c_str());
+  TRY(sys::WriteNewFile(config, kConfig, 0644));
+  return bundle;
+}
+
+void OpenDebugContainer(task::Tasks* tasks, Launches* launches, std::function<void(Result<>)> done) {
   if (auto there = tasks->Find(kGuestDebugContainer)) {
     if (!(*there)->init.exited) return done({});
     // Somebody has killed it.
@@ -56,7 +63,7 @@ void OpenDebugContainer(task::Tasks* tasks, std::function<void(Result<>)> done) 
   if (access(kDebugProgram, X_OK) != 0) {
     return done(MakeError(Code::kFailedPrecondition, "the guest's image has no programs for debugging: make it with `tools/build-guest --debug`"));
   }
-  auto created = Create(tasks);
+  auto created = Create(tasks, launches);
   if (!created) return done(std::move(created.error()));
   tasks->Start(*created, [tasks, task = *created, done = std::move(done)](Result<> started) {
     if (!started) (void)tasks->Delete(task);

@@ -5,13 +5,18 @@
 #pragma once
 
 #include <functional>
+#include <string>
 
+#include "agent/launches.h"
 #include "base/result.h"
 #include "task/tasks.h"
 
 namespace caisson::agent {
 
+// The launchers' part: the bundle's folder. kFailedPrecondition in another machine.
+Result<std::string> WriteDebugBundle();
+
 // Makes and starts kGuestDebugContainer if it does not run. `done` may run before this returns.
-void OpenDebugContainer(task::Tasks* tasks, std::function<void(Result<>)> done);
+void OpenDebugContainer(task::Tasks* tasks, Launches* launches, std::function<void(Result<>)> done);
 
 }  // namespace caisson::agent

@@ -16,6 +16,8 @@
 
 #include "agent/early_init.h"
 #include "base/id.h"
+#include "base/log.h"
+#include "base/scope_exit.h"
 #include "base/strings.h"
 #include "sys/path.h"
 
@@ -47,16 +49,52 @@ std::string FindDisk(const std::string& serial) {
 
 namespace {
 
-// Of a disk that can be opened; empty: not yet. The node comes by devtmpfs a little later than the disk's folder in sysfs, and one that
-// the driver has announced but not read yet cannot be opened.
-Result<std::string> TryDisk(const std::string& serial) {
-  std::string device = FindDisk(serial);
-  if (device.empty() || UniqueFd(open(device.c_str(), O_RDONLY | O_CLOEXEC))) return device;
-  if (errno == ENOENT || errno == ENXIO) return std::string();
-  return ErrnoError("open disk '{}' ('{}')", serial, device);
+// Of layers; a serial is a safe name.
+std::string LayerDir(const std::string& serial) { return fmt::format("{}/layers/{}", kRunDir, serial); }
+
+Result<bool> MountLayer(const std::string& serial, const std::string& device) {
+  if (!TRY(CanOpenDisk(device))) return false;
+  std::string at = LayerDir(serial);
+  mkdir(fmt::format("{}/layers", kRunDir).c_str(), 0700);
+  if (mkdir(at.c_str(), 0755) != 0 && errno != EEXIST) return ErrnoError("make '{}'", at);
+  // Devices of an image are no devices of ours; set-user-id programs are for the container's own mount to judge.
+  if (mount(device.c_str(), at.c_str(), "erofs", MS_RDONLY | MS_NODEV, "") != 0) {
+    Error error = ErrnoError("mount layer '{}' of '{}'", serial, device);
+    rmdir(at.c_str());
+    return error;
+  }
+  return true;
 }
 
 }  // namespace
+
+// The node comes by devtmpfs a little later than the disk's folder in sysfs, and one that the driver has announced but not read yet cannot
+// be opened.
+Result<bool> CanOpenDisk(const std::string& device) {
+  if (!device.starts_with("/dev/") || !IsSafeName(device.substr(5))) return MakeError(Code::kInvalidArgument, "'{}' is no disk", device.substr(0, 64));
+  if (UniqueFd(open(device.c_str(), O_RDONLY | O_CLOEXEC))) return true;
+  if (errno == ENOENT || errno == ENXIO) return false;
+  return ErrnoError("open disk '{}'", device);
+}
+
+Result<std::vector<bool>> MountLayerDisks(const guest::v1::MountLayersRequest& request) {
+  std::vector<bool> mounted;
+  Rollback rollback;
+  for (const auto& layer : request.layers()) {
+    if (!IsSafeName(layer.serial())) return MakeError(Code::kInvalidArgument, "'{}' is no disk's serial", layer.serial().substr(0, 64));
+    mounted.push_back(TRY(MountLayer(layer.serial(), layer.device())));
+    if (mounted.back()) rollback.Add([&layer] { UnmountLayerDisk(layer.serial()); });
+  }
+  rollback.Commit();
+  return mounted;
+}
+
+// A container's dead mount namespace may hold it for a moment still.
+void UnmountLayerDisk(const std::string& serial) {
+  if (!IsSafeName(serial)) return;
+  umount2(LayerDir(serial).c_str(), MNT_DETACH);
+  rmdir(LayerDir(serial).c_str());
+}
 
 Disks::~Disks() {
   if (uevents_) loop_->Unwatch(uevents_.get());
@@ -96,35 +134,49 @@ void Disks::TryAll() {
   }
 }
 
-Result<> Disks::MountLayer(const std::string& serial, const std::string& device, Layer* layer) {
-  std::string at = fmt::format("{}/layers/{}", kRunDir, serial);
-  mkdir(fmt::format("{}/layers", kRunDir).c_str(), 0755);
-  if (mkdir(at.c_str(), 0755) != 0 && errno != EEXIST) return ErrnoError("make '{}'", at);
-  // Devices of an image are no devices of ours; set-user-id programs are for the container's own mount to judge.
-  if (mount(device.c_str(), at.c_str(), "erofs", MS_RDONLY | MS_NODEV, "") != 0) {
-    Error error = ErrnoError("mount layer '{}' of '{}'", serial, device);
-    rmdir(at.c_str());
-    return error;
-  }
-  layer->at = at;
-  return {};
-}
-
-Result<std::string> Disks::TryLayer(const std::string& user, const std::string& serial) {
-  Layer& layer = layers_[serial];
-  layer.users.insert(user);
-  if (!layer.at.empty()) return layer.at;
-  std::string device = TRY(TryDisk(serial));
-  if (!device.empty()) TRY(MountLayer(serial, device, &layer));
-  return layer.at;
-}
-
+// One launcher for all, once each is there to be asked for.
 Result<bool> Disks::TryOne(Waiting* waiting, std::vector<std::string>* paths) {
   waiting->missing.clear();
+  guest::v1::MountLayersRequest mounts;
+  std::set<std::string> asked;  // one may be a layer of the root and of a volume
   for (const std::string& serial : waiting->serials) {
-    std::string path = waiting->user.empty() ? TRY(TryDisk(serial)) : TRY(TryLayer(waiting->user, serial));
-    if (path.empty() && waiting->missing.empty()) waiting->missing = serial;
-    paths->push_back(std::move(path));
+    if (!waiting->user.empty()) {
+      Layer& layer = layers_[serial];
+      layer.users.insert(waiting->user);
+      paths->push_back(LayerDir(serial));
+      if (layer.mounted) continue;
+    }
+    std::string device = FindDisk(serial);
+    if (device.empty() && waiting->missing.empty()) waiting->missing = serial;
+    if (waiting->user.empty()) paths->push_back(device);
+    if (!asked.insert(serial).second) continue;
+    auto* one = mounts.add_layers();
+    one->set_serial(serial);
+    one->set_device(std::move(device));
+  }
+  if (!waiting->missing.empty()) return false;
+  if (mounts.layers().empty()) return true;
+  return waiting->user.empty() ? Probe(mounts, waiting) : Mount(mounts, waiting);
+}
+
+Result<bool> Disks::Probe(const guest::v1::MountLayersRequest& disks, Waiting* waiting) {
+  guest::v1::ProbeDisksRequest request;
+  for (const auto& disk : disks.layers()) request.add_devices(disk.device());
+  auto probed = TRY((launches_->Call<guest::v1::ProbeDisksRequest, guest::v1::ProbeDisksResponse>("ProbeDisks", request)));
+  for (int i = 0; i < disks.layers_size(); ++i) {
+    if (i < probed.ready_size() && probed.ready(i)) continue;
+    waiting->missing = disks.layers(i).serial();
+    return false;
+  }
+  return true;
+}
+
+Result<bool> Disks::Mount(const guest::v1::MountLayersRequest& disks, Waiting* waiting) {
+  auto done = TRY((launches_->Call<guest::v1::MountLayersRequest, guest::v1::MountLayersResponse>("MountLayers", disks)));
+  for (int i = 0; i < disks.layers_size(); ++i) {
+    Layer& layer = layers_[disks.layers(i).serial()];
+    layer.mounted = layer.mounted || (i < done.mounted_size() && done.mounted(i));
+    if (!layer.mounted && waiting->missing.empty()) waiting->missing = disks.layers(i).serial();
   }
   return waiting->missing.empty();
 }
@@ -171,19 +223,19 @@ void Disks::Finish(uint64_t id, Result<std::vector<std::string>> result) {
 
 std::vector<std::string> Disks::Release(const std::string& user) {
   std::vector<std::string> unused;
+  guest::v1::UnmountLayersRequest request;
   for (auto layer = layers_.begin(); layer != layers_.end();) {
     if (layer->second.users.erase(user) == 0 || !layer->second.users.empty()) {
       ++layer;
       continue;
     }
-    // A container's dead mount namespace may hold it for a moment still.
-    if (!layer->second.at.empty()) {
-      umount2(layer->second.at.c_str(), MNT_DETACH);
-      rmdir(layer->second.at.c_str());
-    }
+    if (layer->second.mounted) request.add_serials(layer->first);
     unused.push_back(layer->first);
     layer = layers_.erase(layer);
   }
+  if (request.serials().empty()) return unused;
+  auto done = launches_->Call<guest::v1::UnmountLayersRequest, guest::v1::Done>("UnmountLayers", request);
+  if (!done) log::Error("unmount layers: {}", done.error().message);
   return unused;
 }
 

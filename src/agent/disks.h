@@ -10,8 +10,10 @@
 #include <string>
 #include <vector>
 
+#include "agent/launches.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "caisson/guest/v1/launch.pb.h"
 #include "sys/event_loop.h"
 
 namespace caisson::agent {
@@ -21,7 +23,8 @@ class Disks {
   // Where each layer is mounted, or each disk's node, in the order asked for.
   using Paths = std::function<void(Result<std::vector<std::string>>)>;
 
-  explicit Disks(sys::EventLoop* loop) : loop_(loop) {}
+  // Both outlive it.
+  Disks(sys::EventLoop* loop, Launches* launches) : loop_(loop), launches_(launches) {}
   ~Disks();
 
   // Listens for what the kernel says of devices (uevents).
@@ -36,7 +39,7 @@ class Disks {
 
  private:
   struct Layer {
-    std::string at;
+    bool mounted = false;
     std::set<std::string> users;
   };
   struct Waiting {
@@ -53,17 +56,23 @@ class Disks {
   void Wait(Waiting waiting, int64_t deadline_millis);
   // False: not all are there.
   Result<bool> TryOne(Waiting* waiting, std::vector<std::string>* paths);
-  // Empty: not there yet.
-  Result<std::string> TryLayer(const std::string& user, const std::string& serial);
-  Result<> MountLayer(const std::string& serial, const std::string& device, Layer* layer);
+  Result<bool> Probe(const guest::v1::MountLayersRequest& disks, Waiting* waiting);
+  Result<bool> Mount(const guest::v1::MountLayersRequest& disks, Waiting* waiting);
   void Finish(uint64_t id, Result<std::vector<std::string>> result);
 
   sys::EventLoop* loop_;
+  Launches* launches_;
   UniqueFd uevents_;
   std::map<std::string, Layer> layers_;  // by serial
   std::map<uint64_t, Waiting> waiting_;
   uint64_t next_ = 1;
 };
+
+// The launchers' part. False: that disk cannot be opened yet.
+Result<bool> CanOpenDisk(const std::string& device);
+// Which of them are mounted now, below kRunDir/layers. On failure none is that was not before.
+Result<std::vector<bool>> MountLayerDisks(const guest::v1::MountLayersRequest& request);
+void UnmountLayerDisk(const std::string& serial);
 
 // "/dev/sda" of the disk with that serial; empty: there is none.
 std::string FindDisk(const std::string& serial);

@@ -135,13 +135,15 @@ Result<UniqueFd> EarlyInit() {
   for (const FileSystem& fs : kFileSystems) TRY(MountOne(fs));
   TRY(LoadModules(initramfs.get(), kModuleList));
   TRY(SwitchRoot());
-  if (mkdir(kRunDir, 0700) != 0 && errno != EEXIST) return ErrnoError("make '{}'", kRunDir);
+  if (mkdir(kRunDir, 0711) != 0 && errno != EEXIST) return ErrnoError("make '{}'", kRunDir);
   if (StartedForDebugging()) {
     auto installed = InstallDebugProgram(initramfs.get());
     if (!installed) log::Warn("{}", installed.error().message);
   }
   return initramfs;
 }
+
+std::string ContainerDir(const std::string& id) { return fmt::format("{}/containers/{}", kRunDir, id); }
 
 bool StartedForDebugging() {
   auto line = sys::ReadFile("/proc/cmdline", limits::kCgroupFileBytes);

@@ -5,9 +5,10 @@
 // so all that is needed moves onto a tmpfs. What is not needed for the agent's first word waits until it has been said
 // (FinishInit): further modules, and emptying the initramfs, whose memory is the guest's.
 //
-// Called once each, by PID 1, EarlyInit before it has any thread or child.
+// Called once each, EarlyInit by PID 1 before it has any thread or child.
 #pragma once
 
+#include <string>
 #include <string_view>
 
 #include "base/result.h"
@@ -17,6 +18,14 @@ namespace caisson::agent {
 
 // The folder that all of the agent's own things are in.
 inline constexpr char kRunDir[] = "/run/caisson";
+
+inline constexpr char kShmDir[] = "/run/caisson/shm";          // the pod's /dev/shm
+inline constexpr char kSeccompDir[] = "/run/caisson/seccomp";  // compiled filters
+// The messenger's: sockets at which containers wait for their start.
+inline constexpr char kGatesDir[] = "/run/caisson/gates";
+
+// Where a container's bundle and writable layer are.
+std::string ContainerDir(const std::string& id);
 
 // Made when FinishInit is done.
 inline constexpr char kSettledFile[] = "/run/caisson/settled";
@@ -30,6 +39,7 @@ inline constexpr char kDebugProgram[] = "/bin/busybox";
 
 // The initramfs, which is no longer our root. Errors name the step; there is nothing to go on with.
 Result<UniqueFd> EarlyInit();
+// In a process of its own, which may be slow.
 void FinishInit(UniqueFd initramfs);
 
 }  // namespace caisson::agent

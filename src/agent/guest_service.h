@@ -1,22 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // GuestService: caisson.guest.v1.Guest, what a companion asks of the guest itself: making the VM a pod, disks and bundles
-// of containers, volumes. One thread, the loop's.
+// of containers, volumes. What needs rights is done by launchers. One thread, the loop's.
 #pragma once
 
-#include <optional>
+#include <functional>
 #include <string>
 
 #include "agent/disks.h"
 #include "agent/early_init.h"
+#include "agent/launches.h"
 #include "agent/shared_folders.h"
 #include "agent/streams.h"
 #include "agent/volumes.h"
 #include "base/result.h"
 #include "caisson/guest/v1/guest.pb.h"
 #include "sys/event_loop.h"
-#include "task/pod_init.h"
-#include "task/pod_shm.h"
 #include "task/tasks.h"
 #include "ttrpc/server.h"
 
@@ -24,8 +23,9 @@ namespace caisson::agent {
 
 class GuestService {
  public:
-  // Both outlive it.
-  GuestService(sys::EventLoop* loop, task::Tasks* tasks) : tasks_(tasks), disks_(loop), streams_(loop), shared_(loop) {}
+  // All outlive it.
+  GuestService(sys::EventLoop* loop, task::Tasks* tasks, Launches* launches)
+      : tasks_(tasks), launches_(launches), disks_(loop, launches), streams_(loop), volumes_(launches), shared_(loop, launches) {}
 
   Result<> Start() { return disks_.Start(); }
   // Before the server serves; the service outlives it.
@@ -45,14 +45,13 @@ class GuestService {
   void OpenDebug(std::function<void(Result<guest::v1::OpenDebugResponse>)> respond);
 
   task::Tasks* tasks_;
+  Launches* launches_;
   Disks disks_;
   Streams streams_;
   Volumes volumes_;
   SharedFolders shared_;
   bool configured_ = false;
   const bool debug_ = StartedForDebugging();
-  task::PodShm shm_;
-  std::optional<task::PodInit> init_;
 };
 
 }  // namespace caisson::agent

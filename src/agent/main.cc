@@ -1,20 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// caisson-agent: /init of a VM pod's guest.
+// caisson-agent: /init of a VM pod's guest. Four kinds of processes, by what each may do:
 //
-// PID 1 prepares the machine (early_init.h), starts the agent proper as its child and does nothing further but reap: it parses
-// nothing that comes from outside. When the agent ends, whatever the reason, so does the machine, with that reason as the
-// last line of its console. The agent itself is one event loop: it serves Task and caisson.pod.v1.Pod, as a companion does for
-// a native pod, and caisson.guest.v1.Guest, on the channel to the companion (channel.h).
+//   PID 1       prepares the machine (early_init.h), then reaps, and starts launchers (supervisor.h); it parses nothing that comes
+//               from outside. When the messenger ends, whatever the reason, so does the machine, with that reason as the last line
+//               of its console.
+//   messenger   one event loop without rights (rights.h): it serves Task and caisson.pod.v1.Pod, as a companion does for a native
+//               pod, and caisson.guest.v1.Guest, on the channel to the companion (channel.h), and reads figures.
+//   launchers   each does one thing that the messenger may not, such as making a container, and ends (launcher.h).
+//   carriers    of shared folders, where there are any (shared_folders.h).
+#include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
-#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/reboot.h>
-#include <sys/wait.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <utility>
@@ -22,6 +25,11 @@
 #include "agent/channel.h"
 #include "agent/early_init.h"
 #include "agent/guest_service.h"
+#include "agent/launch_socket.h"
+#include "agent/launcher.h"
+#include "agent/launches.h"
+#include "agent/rights.h"
+#include "agent/supervisor.h"
 #include "base/log.h"
 #include "sys/event_loop.h"
 #include "task/pod_service.h"
@@ -31,14 +39,26 @@
 namespace caisson::agent {
 namespace {
 
-Result<> Serve() {
+Result<> OwnMessengersFiles() {
+  std::string port = TRY(FindPort(kPortName));
+  if (chown(port.c_str(), kNobodysId, kNobodysId) != 0) return ErrnoError("own '{}'", port);
+  if ((mkdir(kGatesDir, 0700) != 0 && errno != EEXIST) || chown(kGatesDir, kNobodysId, kNobodysId) != 0) return ErrnoError("make '{}'", kGatesDir);
+  return {};
+}
+
+Result<> Serve(UniqueFd socket) {
   mallopt(M_ARENA_MAX, 1);
   mallopt(M_TRIM_THRESHOLD, 32 << 10);
   signal(SIGPIPE, SIG_IGN);
   prctl(PR_SET_NAME, "caisson-agent", 0, 0, 0);
+  SpareFromOom();
+  TRY(OwnMessengersFiles());
+  TRY(DropRights());
+  TRY(AllowMessengerCalls());
   auto loop = TRY(sys::EventLoop::Create());
-  auto tasks = TRY(task::Tasks::Create(loop.get()));
-  GuestService guest(loop.get(), tasks.get());
+  Launches launches(std::move(socket));
+  auto tasks = TRY(task::Tasks::Create(loop.get(), &launches));
+  GuestService guest(loop.get(), tasks.get(), &launches);
   TRY(guest.Start());
   auto server = ttrpc::Server::Create(loop.get());
   guest.Register(server.get());
@@ -57,29 +77,40 @@ Result<> Serve() {
   for (;;) pause();
 }
 
-std::string DescribeEnd(const siginfo_t& info) {
-  if (info.si_code == CLD_EXITED) return fmt::format("the agent ended with status {}", info.si_status);
-  return fmt::format("the agent was killed by signal {} ({})", info.si_status, strsignal(info.si_status));
+// A child that does `run` and ends.
+template <class Run>
+pid_t StartChild(const char* what, Run run) {
+  pid_t child = fork();
+  if (child < 0) EndMachine(ErrnoError("start {}", what).message);
+  if (child > 0) return child;
+  run();
+  _exit(1);
 }
 
 [[noreturn]] void RunInit() {
-  auto ready = EarlyInit();
-  if (!ready) EndMachine(ready.error().message);
-  pid_t agent = fork();
-  if (agent < 0) EndMachine(ErrnoError("start the agent").message);
-  if (agent == 0) {
-    ready->Reset();
+  auto initramfs = EarlyInit();
+  if (!initramfs) EndMachine(initramfs.error().message);
+  BlockSigchld();
+  auto pair = MakeSocketPair(SOCK_SEQPACKET);
+  if (!pair) EndMachine(pair.error().message);
+  SupervisorOptions options;
+  options.messenger = StartChild("the agent", [&] {
+    initramfs->Reset();
+    pair->first.Reset();
     setsid();
-    auto done = Serve();
-    if (!done) log::Error("{}", done.error().message);
-    _exit(1);
-  }
-  FinishInit(std::move(*ready));
-  for (;;) {
-    siginfo_t info{};
-    if (waitid(P_ALL, 0, &info, WEXITED) != 0 && errno == EINTR) continue;
-    if (info.si_pid == agent) EndMachine(DescribeEnd(info));
-  }
+    auto served = Serve(std::move(pair->second));
+    if (!served) log::Error("{}", served.error().message);
+  });
+  options.settler = StartChild("what is left to do", [&] {
+    pair->first.Reset();
+    pair->second.Reset();
+    FinishInit(std::move(*initramfs));
+  });
+  options.socket = std::move(pair->first);
+  options.launch = &RunLauncher;
+  pair->second.Reset();
+  initramfs->Reset();
+  EndMachine(Supervise(std::move(options)));
 }
 
 }  // namespace

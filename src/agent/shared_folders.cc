@@ -22,8 +22,11 @@
 #include <vector>
 
 #include "agent/channel.h"
+#include "agent/rights.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "base/scope_exit.h"
+#include "caisson/guest/v1/launch.pb.h"
 #include "oci/clone.h"
 
 namespace caisson::agent {
@@ -79,7 +82,49 @@ Result<> CarryAnswers(int port, int fuse, std::vector<char>* buffer) {
   }
 }
 
+[[noreturn]] void RunCarrier(int from, int to, bool requests) {
+  prctl(PR_SET_NAME, requests ? "files-to-host" : "files-from-host", 0, 0, 0);
+  prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);  // memory it asks for must not wait for pages that it has to write itself
+  SpareFromOom();
+  // Nothing else of the launcher's, whose other ends would then not hear of its end.
+  int low = std::min(from, to), high = std::max(from, to);
+  syscall(SYS_close_range, 3U, static_cast<unsigned>(low - 1), 0);
+  if (high - low > 1) syscall(SYS_close_range, static_cast<unsigned>(low + 1), static_cast<unsigned>(high - 1), 0);
+  syscall(SYS_close_range, static_cast<unsigned>(high + 1), ~0U, 0);
+  Result<> carried = DropRights();
+  if (carried) carried = AllowCarrierCalls();
+  if (carried) carried = CarryMessages(from, to, requests);
+  log::Error("the shared folders: {}", carried ? "ended" : carried.error().message);
+  _exit(1);
+}
+
+Result<UniqueFd> StartCarrier(int from, int to, bool requests) {
+  auto cloned = TRY(oci::Clone(0, -1));
+  if (cloned.pid == 0) RunCarrier(from, to, requests);
+  return std::move(cloned.pidfd);
+}
+
 }  // namespace
+
+Result<std::vector<UniqueFd>> MountSharedFolders() {
+  UniqueFd fuse(open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  if (!fuse) return ErrnoError("open /dev/fuse");
+  std::string path = TRY(FindPort(kFilesPort));
+  UniqueFd port(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  if (!port) return ErrnoError("open '{}'", path);
+  if (mkdir(kSharedDir, 0755) != 0 && errno != EEXIST) return ErrnoError("make '{}'", kSharedDir);
+  std::string options = fmt::format("fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", fuse.get());
+  // The first request is sent, not waited for. Devices in there are the host's.
+  if (mount("caisson", kSharedDir, "fuse", MS_NODEV, options.c_str()) != 0) return ErrnoError("mount the shared folders");
+  Rollback rollback;
+  rollback.Add([] { umount2(kSharedDir, MNT_DETACH); });
+  std::vector<UniqueFd> carriers;
+  carriers.push_back(TRY(StartCarrier(fuse.get(), port.get(), true)));
+  rollback.Add([&carriers] { oci::KillAndReap(carriers[0].get()); });
+  carriers.push_back(TRY(StartCarrier(port.get(), fuse.get(), false)));
+  rollback.Commit();
+  return carriers;
+}
 
 Result<> CarryMessages(int from, int to, bool messages) {
   std::vector<char> buffer(limits::kSharedMessageBytes);
@@ -88,54 +133,25 @@ Result<> CarryMessages(int from, int to, bool messages) {
 
 void SharedFolders::Share(int64_t deadline_millis, Done done) {
   if (shared_) return done({});
-  UniqueFd fuse(open("/dev/fuse", O_RDWR | O_CLOEXEC));
-  if (fuse) return done(Mount(std::move(fuse)));
+  std::vector<UniqueFd> carriers;
+  auto mounted = launches_->Call<guest::v1::Nothing, guest::v1::Done>("ShareFolders", {}, {}, &carriers);
+  if (mounted) return done(Watch(std::move(carriers)));
   // ENXIO: the node of a module that is just being loaded.
-  if ((errno != ENOENT && errno != ENXIO && errno != ENODEV) || deadline_millis <= 0) return done(ErrnoError("open /dev/fuse"));
+  int error = mounted.error().sys_errno;
+  if ((error != ENOENT && error != ENXIO && error != ENODEV) || deadline_millis <= 0) return done(std::move(mounted.error()));
   loop_->After(kFuseLookMillis, [this, deadline_millis, done = std::move(done)] { Share(deadline_millis - kFuseLookMillis, done); });
 }
 
-Result<> SharedFolders::Mount(UniqueFd fuse) {
-  std::string path = TRY(FindPort(kFilesPort));
-  UniqueFd port(open(path.c_str(), O_RDWR | O_CLOEXEC));
-  if (!port) return ErrnoError("open '{}'", path);
-  if (mkdir(kSharedDir, 0755) != 0 && errno != EEXIST) return ErrnoError("make '{}'", kSharedDir);
-  std::string options = fmt::format("fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions", fuse.get());
-  // The first request is sent, not waited for. Devices in there are the host's.
-  if (mount("caisson", kSharedDir, "fuse", MS_NODEV, options.c_str()) != 0) return ErrnoError("mount the shared folders");
-  auto started = StartCarrier(fuse.get(), port.get(), true);
-  if (started) started = StartCarrier(port.get(), fuse.get(), false);
-  if (!started) {
-    umount2(kSharedDir, MNT_DETACH);
-    return started;
-  }
+Result<> SharedFolders::Watch(std::vector<UniqueFd> carriers) {
   shared_ = true;
-  return {};
-}
-
-Result<> SharedFolders::StartCarrier(int from, int to, bool requests) {
-  auto cloned = TRY(oci::Clone(0, -1));
-  if (cloned.pid == 0) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-    prctl(PR_SET_NAME, requests ? "files-to-host" : "files-from-host", 0, 0, 0);
-    prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);  // memory it asks for must not wait for pages that it has to write itself
-    UniqueFd score(open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
-    (void)!write(score.get(), "-1000", 5);
-    score.Reset();
-    // Nothing else of the agent's, whose other end would then not hear of the agent's.
-    int low = std::min(from, to), high = std::max(from, to);
-    syscall(SYS_close_range, 3U, static_cast<unsigned>(low - 1), 0);
-    if (high - low > 1) syscall(SYS_close_range, static_cast<unsigned>(low + 1), static_cast<unsigned>(high - 1), 0);
-    syscall(SYS_close_range, static_cast<unsigned>(high + 1), ~0U, 0);
-    auto carried = CarryMessages(from, to, requests);
-    log::Error("the shared folders: {}", carried ? "ended" : carried.error().message);
-    _exit(1);
+  for (UniqueFd& carrier : carriers) {
+    auto pidfd = std::make_shared<UniqueFd>(std::move(carrier));
+    TRY(loop_->Watch(pidfd->get(), EPOLLIN, [pidfd](uint32_t) {
+      log::Error("the shared folders' carrier has ended");
+      _exit(1);
+    }));
   }
-  auto pidfd = std::make_shared<UniqueFd>(std::move(cloned.pidfd));
-  return loop_->Watch(pidfd->get(), EPOLLIN, [pidfd](uint32_t) {
-    log::Error("the shared folders' carrier has ended");
-    _exit(1);
-  });
+  return {};
 }
 
 }  // namespace caisson::agent

@@ -71,15 +71,8 @@ Result<> ReplaceLink(int root, const guest::v1::File& file) {
   return {};
 }
 
-}  // namespace
-
-Result<> Volumes::PutFile(int root, const guest::v1::File& file, Pending* pending) {
+Result<> PutFile(int root, const guest::v1::File& file) {
   TRY(CheckPath(file.path()));
-  pending->mentioned.insert(file.path());
-  if (S_ISLNK(file.mode())) {
-    pending->links.push_back(file);
-    return {};
-  }
   auto [dir, name] = TRY(OpenParent(root, file.path()));
   if (S_ISREG(file.mode())) return WriteRegular(dir.get(), name, file);
   if (!S_ISDIR(file.mode())) return MakeError(Code::kInvalidArgument, "'{}' is neither a file nor a folder nor a link", file.path());
@@ -87,15 +80,19 @@ Result<> Volumes::PutFile(int root, const guest::v1::File& file, Pending* pendin
   return SetOwner(dir.get(), name, file);
 }
 
-Result<> Volumes::Commit(int root, const Pending& pending) {
-  for (const auto& link : pending.links) TRY(ReplaceLink(root, link));
+Result<> Commit(int root, const guest::v1::PutVolumeRequest& request) {
+  for (const auto& link : request.links()) {
+    TRY(CheckPath(link.path()));
+    TRY(ReplaceLink(root, link));
+  }
   // Nobody but us writes folders here, and no link is followed.
+  const std::set<std::string> mentioned(request.mentioned().begin(), request.mentioned().end());
   std::error_code error;
   std::vector<fs::path> gone;
   fs::path base = sys::FdPath(root);
   for (fs::recursive_directory_iterator at(base, error), end; !error && at != end; at.increment(error)) {
     fs::path relative = at->path().lexically_relative(base);
-    if (pending.mentioned.contains(relative.string())) continue;
+    if (mentioned.contains(relative.string())) continue;
     gone.push_back(at->path());
     at.disable_recursion_pending();
   }
@@ -103,25 +100,20 @@ Result<> Volumes::Commit(int root, const Pending& pending) {
   return {};
 }
 
-Result<> Volumes::Put(const guest::v1::PutFilesRequest& request) {
+}  // namespace
+
+Result<> WriteVolume(const guest::v1::PutVolumeRequest& request) {
   if (!IsSafeName(request.volume())) return MakeError(Code::kInvalidArgument, "'{}' is no volume's name", request.volume().substr(0, 128));
   std::string dir = VolumeDir(request.volume());
-  mkdir(fmt::format("{}/volumes", kRunDir).c_str(), 0755);
+  mkdir(fmt::format("{}/volumes", kRunDir).c_str(), 0700);
   if (mkdir(dir.c_str(), 0755) != 0 && errno != EEXIST) return ErrnoError("make '{}'", dir);
   UniqueFd root(open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!root) return ErrnoError("open '{}'", dir);
-  Pending& pending = pending_[request.volume()];
-  auto put = [&]() -> Result<> {
-    for (const auto& file : request.files()) TRY(PutFile(root.get(), file, &pending));
-    return request.commit() ? Commit(root.get(), pending) : Result<>();
-  };
-  auto done = put();
-  if (!done || request.commit()) pending_.erase(request.volume());
-  if (!done) return std::move(done.error()).Within(fmt::format("volume '{}'", request.volume()));
-  return {};
+  for (const auto& file : request.files()) TRY(PutFile(root.get(), file));
+  return request.commit() ? Commit(root.get(), request) : Result<>();
 }
 
-Result<std::string> Volumes::Get(const std::string& volume, const std::string& path, size_t limit) {
+Result<std::string> ReadVolumeFile(const std::string& volume, const std::string& path, size_t limit) {
   if (!IsSafeName(volume)) return MakeError(Code::kInvalidArgument, "'{}' is no volume's name", volume.substr(0, 128));
   TRY(CheckPath(path));
   UniqueFd root(open(VolumeDir(volume).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -136,11 +128,34 @@ Result<std::string> Volumes::Get(const std::string& volume, const std::string& p
   return content;
 }
 
-void Volumes::RemoveAll(const std::string& prefix) {
+void RemoveVolumes(const std::string& prefix) {
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(fmt::format("{}/volumes", kRunDir), error)) {
     if (entry.path().filename().string().starts_with(prefix)) fs::remove_all(entry.path(), error);
   }
+}
+
+Result<> Volumes::Put(const guest::v1::PutFilesRequest& request) {
+  guest::v1::PutVolumeRequest put;
+  put.set_volume(request.volume());
+  put.set_commit(request.commit());
+  Pending& pending = pending_[request.volume()];
+  for (const auto& file : request.files()) {
+    pending.mentioned.insert(file.path());
+    if (S_ISLNK(file.mode())) {
+      pending.links.push_back(file);
+    } else {
+      *put.add_files() = file;
+    }
+  }
+  if (request.commit()) {
+    for (auto& link : pending.links) *put.add_links() = std::move(link);
+    for (const auto& path : pending.mentioned) put.add_mentioned(path);
+  }
+  auto done = launches_->Call<guest::v1::PutVolumeRequest, guest::v1::Done>("PutVolume", put);
+  if (!done || request.commit()) pending_.erase(request.volume());
+  if (!done) return std::move(done.error()).Within(fmt::format("volume '{}'", request.volume()));
+  return {};
 }
 
 }  // namespace caisson::agent

@@ -12,28 +12,35 @@
 #include <utility>
 #include <vector>
 
+#include "agent/launches.h"
 #include "base/result.h"
 #include "caisson/guest/v1/guest.pb.h"
+#include "caisson/guest/v1/launch.pb.h"
 
 namespace caisson::agent {
 
+// The launchers' part. Errors name the file; nothing that a path or link says leads out of the volume.
+Result<> WriteVolume(const guest::v1::PutVolumeRequest& request);
+// At most `limit` bytes of a regular file.
+Result<std::string> ReadVolumeFile(const std::string& volume, const std::string& path, size_t limit);
+// All volumes whose name begins with `prefix`. Idempotent.
+void RemoveVolumes(const std::string& prefix);
+
+// The messenger's: what has been said of volumes that are not whole yet.
 class Volumes {
  public:
-  // Errors name the volume and the file. Nothing that a path or link says leads out of the volume.
+  explicit Volumes(Launches* launches) : launches_(launches) {}
+
+  // Errors name the volume and the file.
   Result<> Put(const guest::v1::PutFilesRequest& request);
-  // At most `limit` bytes of a regular file.
-  Result<std::string> Get(const std::string& volume, const std::string& path, size_t limit);
-  // All volumes whose name begins with `prefix`. Idempotent.
-  void RemoveAll(const std::string& prefix);
 
  private:
   struct Pending {
     std::set<std::string> mentioned;
     std::vector<guest::v1::File> links;
   };
-  Result<> PutFile(int root, const guest::v1::File& file, Pending* pending);
-  Result<> Commit(int root, const Pending& pending);
 
+  Launches* launches_;
   std::map<std::string, Pending> pending_;
 };
 

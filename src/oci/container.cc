@@ -219,11 +219,12 @@ class ContainerImpl : public Container {
   }
 
   // Of a container that another process has launched.
-  void Find(int pid, UniqueFd pidfd, UniqueFd gate) {
+  void Find(OpenOptions* open) {
     opened_ = true;
-    init_.pid = pid;
-    init_.pidfd = std::move(pidfd);
-    control_ = std::move(gate);
+    init_.pid = open->pid;
+    init_.pidfd = std::move(open->pidfd);
+    control_ = std::move(open->gate);
+    filter_ = std::move(open->filter);
   }
 
   // After a failed Launch: the child, then the group.
@@ -471,7 +472,7 @@ Result<std::unique_ptr<Container>> Container::Open(OpenOptions open) {
   options.die_with_parent = false;
   options.spec.process.keep_groups = planned->new_user_namespace && geteuid() != 0;
   auto container = std::make_unique<ContainerImpl>(std::move(options), std::move(cgroup), std::move(*planned));
-  container->Find(open.pid, std::move(open.pidfd), std::move(open.gate));
+  container->Find(&open);
   return std::unique_ptr<Container>(std::move(container));
 }
 

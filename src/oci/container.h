@@ -21,6 +21,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "oci/cgroup.h"
+#include "oci/seccomp.h"
 #include "oci/spec.h"
 
 namespace caisson::oci {
@@ -81,6 +82,7 @@ struct OpenOptions {
   UniqueFd pidfd;  // of it; not valid if it has ended
   bool systemd_cgroup = false;
   std::string seccomp_cache_dir;
+  std::optional<SeccompFilter> filter;  // compiled already; not set: the spec's, when it is needed
   bool rootless = false;
   UniqueFd gate;  // connected to the init's; not valid: started already
 };

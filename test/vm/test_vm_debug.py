@@ -146,6 +146,33 @@ def test_a_process_in_the_guest_itself(daemon, pod):
     assert f"exec in the guest of pod default/{pod[1]['metadata']['name']} for" in daemon.log_text()
 
 
+def test_each_of_the_agents_processes_may_do_its_own(daemon, pod):
+    script = "for p in /proc/[0-9]*; do echo \"pid ${p#/proc/}\"; cat $p/status 2>/dev/null; echo \"Score: $(cat $p/oom_score_adj 2>/dev/null)\"; done"
+
+    def processes():
+        """The lines of each process that has memory of its own, by name."""
+        found = {}
+        for one in guest_exec(daemon, pod, "sh", "-c", script).stdout.split("pid ")[1:]:
+            lines = dict(line.split(":", 1) for line in one.splitlines()[1:] if ":" in line)
+            if "VmRSS" in lines:
+                found.setdefault(lines["Name"].strip(), []).append({key: value.split() for key, value in lines.items()})
+        return found
+
+    # A launcher ends with its answer: none is there while nobody asks for anything.
+    wait_for("there is no launcher", lambda: "caisson-launch" not in processes(), BOOT_SECONDS)
+    found = processes()
+    none = ["0000000000000000"]
+    # The messenger, and the carriers of the shared folder that the container has.
+    for name in ("caisson-agent", "files-to-host", "files-from-host"):
+        one, = found[name]
+        assert one["Uid"] == ["2147483646"] * 4 and one["Gid"] == ["2147483646"] * 4 and one["Groups"] == [], (name, one)
+        assert [one[key] for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")] == [none] * 5, (name, one)
+        assert one["NoNewPrivs"] == ["1"] and one["Seccomp"] == ["2"] and one["Score"] == ["-1000"], (name, one)
+    # Neither their score nor their filter is the containers'.
+    assert all(one["Score"] != ["-1000"] for one in found["sleep"])
+    assert any(one["Pid"] == ["1"] and one["PPid"] == ["0"] and one["CapEff"] != none for one in found["init"])
+
+
 def test_its_console(daemon, pod):
     # A line that is the guest's, and what would move a terminal.
     assert guest_exec(daemon, pod, "sh", "-c", "printf 'said on the console\\033[2J\\n' > /dev/console").returncode == 0

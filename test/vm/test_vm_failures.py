@@ -90,6 +90,17 @@ def test_a_container_out_of_memory(vm_pods):
     assert vm_pods.out(pod, ["echo", "x"]) == "x\n"
 
 
+def test_a_guest_out_of_memory(vm_pods):
+    """No limit but the machine's: who takes it all ends, however much the kubelet wants the pod to live, and the agent stays."""
+    pod = vm_pods.run_pod()
+    kept = {"linux": {"resources": {"oom_score_adj": -997}}}
+    other = vm_pods.start(pod, ["sleep", "1000"], **kept)
+    greedy = vm_pods.start(pod, ["awk", 'BEGIN { while (1) a[i++] = sprintf("%8000d", i) }'], **kept)
+    status = vm_pods.wait_exit(greedy, BOOT_SECONDS)
+    assert status.reason == "OOMKilled" and status.exit_code == 137, status
+    assert vm_pods.exec(other, ["echo", "alive"])[1] == "alive\n"
+
+
 def memory_group(pod, parent):
     for path in (f"/sys/fs/cgroup/memory{parent}/{pod[0]}", f"/sys/fs/cgroup{parent}/{pod[0]}"):
         if os.path.isdir(path):

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/launch_socket.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "base/limits.h"
+
+namespace caisson::agent {
+namespace {
+
+struct Head {
+  uint32_t magic, size, fds;
+};
+constexpr uint32_t kMagic = 0x63414c31;
+
+struct Control {
+  alignas(cmsghdr) char bytes[CMSG_SPACE(sizeof(int) * kLaunchDescriptors)];
+};
+
+Result<> Await(int socket, short events, const Deadline& deadline, const char* what) {
+  for (;;) {
+    pollfd wait{socket, events, 0};
+    int ready = poll(&wait, 1, deadline.RemainingMillis());
+    if (ready > 0) return {};
+    if (ready < 0 && errno != EINTR) return ErrnoError("{}", what);
+    if (ready == 0) return MakeError(Code::kDeadlineExceeded, "{}: nothing within the deadline", what);
+  }
+}
+
+// At most one part of a message: returns how much went.
+Result<size_t> SendSome(int socket, std::string_view text, const std::vector<int>& fds, int flags) {
+  iovec part{const_cast<char*>(text.data()), text.size()};
+  Control control{};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  if (!fds.empty()) {
+    const size_t bytes = sizeof(int) * fds.size();
+    message.msg_control = control.bytes;
+    message.msg_controllen = CMSG_SPACE(bytes);
+    cmsghdr* head = CMSG_FIRSTHDR(&message);
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_RIGHTS;
+    head->cmsg_len = CMSG_LEN(bytes);
+    std::memcpy(CMSG_DATA(head), fds.data(), bytes);
+  }
+  ssize_t sent = sendmsg(socket, &message, MSG_NOSIGNAL | flags);
+  if (sent >= 0) return static_cast<size_t>(sent);
+  if (errno == EINTR || errno == EAGAIN) return size_t{0};
+  return ErrnoError("send to the guest's other process");
+}
+
+// What there is, up to `size` bytes; 0: the end. The descriptors are ours from here on.
+Result<size_t> ReceiveSome(int socket, char* to, size_t size, std::vector<UniqueFd>* fds, int flags) {
+  iovec part{to, size};
+  Control control{};
+  msghdr message{};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control.bytes;
+  message.msg_controllen = sizeof control.bytes;
+  ssize_t got;
+  while ((got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | flags)) < 0 && errno == EINTR) {
+  }
+  if (got < 0) return ErrnoError("hear from the guest's other process");
+  for (cmsghdr* head = CMSG_FIRSTHDR(&message); head != nullptr; head = CMSG_NXTHDR(&message, head)) {
+    if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
+    for (size_t at = 0; at + CMSG_LEN(0) < head->cmsg_len; at += sizeof(int)) {
+      int fd;
+      std::memcpy(&fd, CMSG_DATA(head) + at, sizeof fd);
+      fds->emplace_back(fd);
+    }
+  }
+  if ((message.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) != 0) return MakeError(Code::kDataLoss, "a message of the guest's other process is cut off");
+  return static_cast<size_t>(got);
+}
+
+Result<> ReceiveAll(int socket, char* to, size_t size, std::vector<UniqueFd>* fds, const Deadline& deadline) {
+  while (size > 0) {
+    TRY(Await(socket, POLLIN, deadline, "hear from the guest's other process"));
+    size_t got = TRY(ReceiveSome(socket, to, size, fds, 0));
+    if (got == 0) return MakeError(Code::kUnavailable, "the guest's other process has ended");
+    to += got;
+    size -= got;
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<SocketPair> MakeSocketPair(int type) {
+  int ends[2];
+  if (socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, ends) != 0) return ErrnoError("make a socket pair");
+  return SocketPair{UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+Result<> SendLaunch(int socket, std::string_view text, const std::vector<int>& fds, const Deadline& deadline) {
+  if (text.size() > limits::kLaunchMessageBytes || fds.size() > kLaunchDescriptors) {
+    return MakeError(Code::kResourceExhausted, "a message of {} bytes and {} descriptors between the guest's processes", text.size(), fds.size());
+  }
+  Head head{kMagic, static_cast<uint32_t>(text.size()), static_cast<uint32_t>(fds.size())};
+  std::string_view bytes(reinterpret_cast<const char*>(&head), sizeof head);
+  const std::vector<int>* with = &fds;
+  const std::vector<int> none;
+  for (std::string_view rest : {bytes, text}) {
+    while (!rest.empty()) {
+      TRY(Await(socket, POLLOUT, deadline, "send to the guest's other process"));
+      size_t sent = TRY(SendSome(socket, rest, *with, MSG_DONTWAIT));
+      if (sent > 0) with = &none;  // they have gone with the first byte (unix(7))
+      rest.remove_prefix(sent);
+    }
+  }
+  return {};
+}
+
+Result<LaunchMessage> ReceiveLaunch(int socket, const Deadline& deadline) {
+  LaunchMessage message;
+  Head head;
+  TRY(ReceiveAll(socket, reinterpret_cast<char*>(&head), sizeof head, &message.fds, deadline));
+  if (head.magic != kMagic || head.size > limits::kLaunchMessageBytes) return MakeError(Code::kDataLoss, "no message of the guest's other process");
+  message.text.resize(head.size);
+  TRY(ReceiveAll(socket, message.text.data(), head.size, &message.fds, deadline));
+  if (message.fds.size() != head.fds) return MakeError(Code::kDataLoss, "a message with {} descriptors instead of {}", message.fds.size(), head.fds);
+  return message;
+}
+
+Result<> AskForLauncher(int socket, int connection, const Deadline& deadline) {
+  for (;;) {
+    TRY(Await(socket, POLLOUT, deadline, "ask for a launcher"));
+    if (TRY(SendSome(socket, "L", {connection}, MSG_DONTWAIT)) > 0) return {};
+  }
+}
+
+Result<UniqueFd> TakeConnection(int socket) {
+  char word[2];
+  std::vector<UniqueFd> fds;
+  auto got = ReceiveSome(socket, word, sizeof word, &fds, MSG_DONTWAIT);
+  if (!got && got.error().sys_errno == EAGAIN) return UniqueFd();
+  if (!got) return std::move(got.error());
+  if (*got == 0) return MakeError(Code::kUnavailable, "the agent has closed its socket");
+  if (*got != 1 || word[0] != 'L' || fds.size() != 1) return MakeError(Code::kDataLoss, "the agent speaks out of turn");
+  return std::move(fds[0]);
+}
+
+Result<bool> SendNotice(int socket, const EndNotice& notice) {
+  return TRY(SendSome(socket, {reinterpret_cast<const char*>(&notice), sizeof notice}, {}, MSG_DONTWAIT)) > 0;
+}
+
+bool TakeNotice(int socket, EndNotice* notice) {
+  std::vector<UniqueFd> none;
+  auto got = ReceiveSome(socket, reinterpret_cast<char*>(notice), sizeof *notice, &none, MSG_DONTWAIT);
+  return got && *got == sizeof *notice;
+}
+
+}  // namespace caisson::agent

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How the guest's processes speak: PID 1 with the messenger, over a SOCK_SEQPACKET pair that lives as long as both
+// (PID 1 is given connections for launchers and gives notices of ended processes), and the messenger with a launcher, over a
+// SOCK_STREAM pair, one message each way. No state; blocking calls have deadlines.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "base/unique_fd.h"
+
+namespace caisson::agent {
+
+struct SocketPair {
+  UniqueFd first, second;
+};
+// `type`: SOCK_STREAM or SOCK_SEQPACKET.
+Result<SocketPair> MakeSocketPair(int type);
+
+struct LaunchMessage {
+  std::string text;
+  std::vector<UniqueFd> fds;
+};
+inline constexpr size_t kLaunchDescriptors = 8;  // with one message
+
+// One message of a stream. Errors: kDeadlineExceeded, kUnavailable where the other side has gone, kDataLoss for what is none,
+// kResourceExhausted beyond kLaunchDescriptors or limits::kLaunchMessageBytes.
+Result<> SendLaunch(int socket, std::string_view text, const std::vector<int>& fds, const Deadline& deadline);
+Result<LaunchMessage> ReceiveLaunch(int socket, const Deadline& deadline);
+
+// The pair of PID 1 and messenger.
+struct EndNotice {
+  int32_t pid = 0;
+  uint32_t status = 0;  // the exit status, 128 + signal where one has ended it
+  int64_t at_nanos = 0;
+};
+// Hands PID 1 a connection, for a launcher to serve.
+Result<> AskForLauncher(int socket, int connection, const Deadline& deadline);
+// What it was handed. Not valid: there is none now. kUnavailable: the messenger has gone; kDataLoss: it says what is none.
+Result<UniqueFd> TakeConnection(int socket);
+// False: not now.
+Result<bool> SendNotice(int socket, const EndNotice& notice);
+// False: there is none now, or never again.
+bool TakeNotice(int socket, EndNotice* notice);
+
+}  // namespace caisson::agent

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "agent/early_init.h"
+#include "agent/launcher.h"
+#include "base/id.h"
+#include "base/limits.h"
+#include "caisson/guest/v1/launch.pb.h"
+#include "oci/clone.h"
+#include "oci/container.h"
+#include "sys/new_file.h"
+#include "sys/path.h"
+#include "task/process_tree.h"
+
+namespace caisson::agent {
+namespace {
+
+namespace v1 = guest::v1;
+
+constexpr int64_t kGroupMillis = 10'000;
+
+// Root's, as pipes of a container are; its init hands them on to the user that it becomes.
+Result<UniqueFd> TakeStdio(bool has, Descriptors* fds) {
+  if (!has) return UniqueFd();
+  UniqueFd fd = TRY(fds->Take());
+  struct stat info {};
+  if (fstat(fd.get(), &info) == 0 && S_ISFIFO(info.st_mode) && fchown(fd.get(), 0, 0) != 0) return ErrnoError("own a pipe of stdio");
+  return fd;
+}
+
+template <class Request>
+Result<oci::Stdio> TakeStdios(const Request& request, Descriptors* fds) {
+  oci::Stdio stdio;
+  stdio.in = TRY(TakeStdio(request.has_stdin(), fds));
+  stdio.out = TRY(TakeStdio(request.has_stdout(), fds));
+  stdio.err = TRY(TakeStdio(request.has_stderr(), fds));
+  return stdio;
+}
+
+void GiveProcess(oci::Process* process, Descriptors* fds) {
+  fds->go.push_back(std::move(process->pidfd));
+  if (process->console) fds->go.push_back(std::move(process->console));
+}
+
+Result<> CheckBundle(const std::string& id, const std::string& bundle) {
+  if (!IsSafeName(id)) return MakeError(Code::kInvalidArgument, "'{}' cannot be a container's id", id.substr(0, 128));
+  if (bundle.starts_with(std::string(kRunDir) + "/") && bundle.find("..") == std::string::npos) return {};
+  return MakeError(Code::kInvalidArgument, "container '{}': '{}' is no bundle", id, bundle.substr(0, 256));
+}
+
+Result<oci::Spec> ReadSpec(const std::string& bundle) {
+  std::string path = bundle + "/config.json";
+  auto spec = oci::ParseSpec(TRY(sys::ReadFile(path, limits::kJsonBytes)));
+  if (!spec) return std::move(spec.error()).Within(path);
+  return spec;
+}
+
+void AddMappings(const std::vector<oci::IdMapping>& from, google::protobuf::RepeatedPtrField<v1::IdMapping>* to) {
+  for (const auto& map : from) {
+    auto* one = to->Add();
+    one->set_container_id(map.container_id);
+    one->set_host_id(map.host_id);
+    one->set_size(map.size);
+  }
+}
+
+std::vector<oci::IdMapping> MappingsOf(const google::protobuf::RepeatedPtrField<v1::IdMapping>& from) {
+  std::vector<oci::IdMapping> maps;
+  for (const auto& one : from) maps.push_back({one.container_id(), one.host_id(), one.size()});
+  return maps;
+}
+
+std::string RecordPath(const std::string& bundle) { return bundle + "/exec"; }
+
+Result<> WriteRecord(const oci::Container& container, const std::string& bundle) {
+  const oci::Spec& spec = container.spec();
+  v1::ExecRecord record;
+  for (const auto& space : spec.namespaces) {
+    auto* one = record.add_namespaces();
+    one->set_flag(space.flag);
+    one->set_path(space.path);
+  }
+  AddMappings(spec.id_maps.uids, record.mutable_uids());
+  AddMappings(spec.id_maps.gids, record.mutable_gids());
+  if (spec.personality) record.set_personality(*spec.personality);
+  if (const oci::SeccompFilter* filter = container.filter()) {
+    record.set_filtered(true);
+    record.set_filter(filter->bpf);
+    record.set_filter_flags(filter->flags);
+  }
+  return sys::ReplaceFile(RecordPath(bundle), record.SerializeAsString());
+}
+
+Result<> ReadRecord(const std::string& bundle, oci::OpenOptions* open) {
+  v1::ExecRecord record;
+  std::string path = RecordPath(bundle);
+  if (!record.ParseFromString(TRY(sys::ReadFile(path, limits::kJsonBytes)))) return MakeError(Code::kDataLoss, "'{}' does not parse", path);
+  for (const auto& space : record.namespaces()) open->spec.namespaces.push_back({space.flag(), space.path()});
+  open->spec.id_maps = {MappingsOf(record.uids()), MappingsOf(record.gids())};
+  if (record.has_personality()) open->spec.personality = record.personality();
+  if (record.filtered()) open->filter = oci::SeccompFilter{record.filter(), record.filter_flags()};
+  open->spec.process.args = {"exec"};  // what a spec has
+  return {};
+}
+
+Result<v1::CreateContainerResponse> CreateContainer(const v1::CreateContainerRequest& request, Descriptors* fds) {
+  TRY(CheckBundle(request.id(), request.bundle()));
+  oci::CreateOptions options;
+  options.spec = TRY(ReadSpec(request.bundle()));
+  options.spec.cgroups_path = request.cgroups_path();
+  options.spec.process.terminal = request.terminal();
+  options.id = request.id();
+  options.bundle = request.bundle();
+  for (const auto& mount : request.rootfs()) options.rootfs.push_back({mount.type(), mount.source(), {mount.options().begin(), mount.options().end()}});
+  options.stdio = TRY(TakeStdios(request, fds));
+  options.gate = TRY(fds->Take());
+  options.seccomp_cache_dir = kSeccompDir;
+  options.die_with_parent = false;
+  UniqueFd shm(open(kShmDir, O_PATH | O_DIRECTORY | O_CLOEXEC));
+  options.shm_fd = shm.get();
+  auto container = TRY(oci::Container::Create(std::move(options)));
+  auto released = WriteRecord(*container, request.bundle());
+  if (released) released = container->Release();
+  if (!released) {
+    oci::KillAndReap(container->init().pidfd.get());
+    (void)container->Delete(kGroupMillis);
+    return std::move(released.error());
+  }
+  v1::CreateContainerResponse response;
+  response.set_pid(container->init().pid);
+  const oci::ProcessSpec& process = container->spec().process;
+  response.set_uid(process.uid);
+  response.set_gid(process.gid);
+  for (uint32_t gid : process.additional_gids) response.add_additional_gids(gid);
+  GiveProcess(container->mutable_init(), fds);
+  return response;
+}
+
+Result<v1::ExecProcessResponse> ExecProcess(const v1::ExecProcessRequest& request, Descriptors* fds) {
+  TRY(CheckBundle(request.id(), request.bundle()));
+  oci::OpenOptions open;
+  open.id = request.id();
+  open.bundle = request.bundle();
+  TRY(ReadRecord(request.bundle(), &open));
+  open.spec.cgroups_path = request.cgroups_path();
+  open.pid = request.init_pid();
+  open.pidfd = TRY(fds->Take());
+  auto container = TRY(oci::Container::Open(std::move(open)));
+  oci::ExecOptions exec;
+  exec.process = TRY(oci::ParseProcess(request.process()));
+  exec.stdio = TRY(TakeStdios(request, fds));
+  oci::Process process = TRY(container->Exec(std::move(exec)));
+  v1::ExecProcessResponse response;
+  response.set_pid(process.pid);
+  GiveProcess(&process, fds);
+  return response;
+}
+
+Result<v1::Done> SignalProcess(const v1::SignalProcessRequest& request, Descriptors* fds) {
+  UniqueFd pidfd = TRY(fds->Take());
+  if (syscall(SYS_pidfd_send_signal, pidfd.get(), request.signal(), nullptr, 0) != 0 && errno != ESRCH) {
+    return ErrnoError("send signal {} to a process", request.signal());
+  }
+  return v1::Done();
+}
+
+Result<std::unique_ptr<oci::Cgroup>> OpenGroup(const std::string& path) { return oci::Cgroup::Open({path, false, {}, true}); }
+
+Result<v1::Done> KillTree(const v1::KillTreeRequest& request, Descriptors* fds) {
+  auto cgroup = TRY(OpenGroup(request.cgroups_path()));
+  int root = request.root();
+  if (root != 0) {
+    // PID 1 may have reaped it, and the number be another's. One that is stopped stays itself.
+    UniqueFd pidfd = TRY(fds->Take());
+    if (syscall(SYS_pidfd_send_signal, pidfd.get(), SIGSTOP, nullptr, 0) != 0) root = 0;
+  }
+  (void)task::KillTree(root, request.init(), {request.pipes().begin(), request.pipes().end()}, [&] { return cgroup->Pids(); });
+  return v1::Done();
+}
+
+Result<v1::Done> ChangeGroup(const v1::GroupRequest& request, Descriptors*) {
+  auto cgroup = TRY(OpenGroup(request.cgroups_path()));
+  Deadline deadline = Deadline::After(request.deadline_millis() > 0 ? std::min(request.deadline_millis(), kGroupMillis) : kGroupMillis);
+  switch (request.verb()) {
+    case v1::GroupRequest::SIGNAL: TRY(cgroup->Signal(request.signal())); break;
+    case v1::GroupRequest::KILL: TRY(cgroup->Kill(deadline)); break;
+    case v1::GroupRequest::FREEZE: TRY(cgroup->Freeze(deadline)); break;
+    case v1::GroupRequest::THAW: TRY(cgroup->Thaw()); break;
+    case v1::GroupRequest::UPDATE: TRY(cgroup->Apply(TRY(oci::ParseResources(request.resources())))); break;
+    case v1::GroupRequest::DELETE: TRY(cgroup->Delete(deadline)); break;
+    default: return MakeError(Code::kInvalidArgument, "cgroup '{}': nothing is to be done", request.cgroups_path());
+  }
+  return v1::Done();
+}
+
+}  // namespace
+
+void AddContainerCalls(LauncherCalls* calls) {
+  calls->Add("CreateContainer", &CreateContainer);
+  calls->Add("ExecProcess", &ExecProcess);
+  calls->Add("SignalProcess", &SignalProcess);
+  calls->Add("KillTree", &KillTree);
+  calls->Add("ChangeGroup", &ChangeGroup);
+}
+
+}  // namespace caisson::agent

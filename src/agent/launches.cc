@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "agent/launches.h"
+
+#include <sys/socket.h>
+
+#include <utility>
+
+#include "caisson/guest/v1/launch.pb.h"
+
+namespace caisson::agent {
+
+Result<std::string> Launches::CallText(const char* call, std::string request, const std::vector<int>& fds, std::vector<UniqueFd>* got) {
+  Deadline deadline = Deadline::After(kLaunchMillis);
+  SocketPair pair = TRY(MakeSocketPair(SOCK_STREAM));
+  TRY(AskForLauncher(socket_.get(), pair.second.get(), deadline));
+  pair.second.Reset();
+  guest::v1::LaunchRequest envelope;
+  envelope.set_call(call);
+  envelope.set_request(std::move(request));
+  TRY(SendLaunch(pair.first.get(), envelope.SerializeAsString(), fds, deadline));
+  auto message = ReceiveLaunch(pair.first.get(), deadline);
+  if (!message) return std::move(message.error()).Within(call);
+  guest::v1::LaunchAnswer answer;
+  if (!answer.ParseFromString(message->text)) return MakeError(Code::kDataLoss, "{}: the launcher's answer does not parse", call);
+  if (answer.code() != 0) return Error{static_cast<Code>(answer.code()), answer.sys_errno(), answer.message()};
+  if (got != nullptr) *got = std::move(message->fds);
+  return std::move(*answer.mutable_answer());
+}
+
+std::optional<task::EndedProcess> Launches::Next() {
+  EndNotice notice;
+  if (!TakeNotice(socket_.get(), &notice)) return std::nullopt;
+  return task::EndedProcess{notice.pid, notice.status, notice.at_nanos};
+}
+
+}  // namespace caisson::agent

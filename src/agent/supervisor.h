@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Supervise: all that PID 1 of the guest does once the machine is prepared. It reaps whatever ends, tells the messenger of it (the
+// containers' processes come to PID 1 when their launcher has ended), and forks a launcher for each connection that the messenger hands
+// it. Of what the messenger sends it looks at nothing but the descriptor.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <string>
+
+#include "base/unique_fd.h"
+
+namespace caisson::agent {
+
+struct SupervisorOptions {
+  pid_t messenger = 0;
+  UniqueFd socket;  // the pair with it (launch_socket.h)
+  pid_t settler = 0;  // whose end nobody is told of; 0: none
+  // In a new process, which ends when it returns.
+  std::function<void(UniqueFd connection)> launch;
+};
+
+// SIGCHLD is blocked before the first child is started (BlockSigchld). Returns why there is nothing to supervise any more: the
+// messenger has ended, says what it must not, or does not listen.
+std::string Supervise(SupervisorOptions options);
+
+// For the calling process. Errors: none that could be met.
+void BlockSigchld();
+
+}  // namespace caisson::agent
