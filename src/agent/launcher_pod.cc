@@ -145,9 +145,7 @@ Result<v1::Done> PutVolume(const v1::PutVolumeRequest& request, Descriptors*) {
 }
 
 Result<v1::GetFileResponse> GetFile(const v1::GetFileRequest& request, Descriptors*) {
-  v1::GetFileResponse response;
-  response.set_content(TRY(ReadVolumeFile(request.volume(), request.path(), request.limit())));
-  return response;
+  return ReadVolumeFile(request.volume(), request.path(), request.limit());
 }
 
 Result<v1::Done> ShareFolders(const v1::Nothing&, Descriptors* fds) {

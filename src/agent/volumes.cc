@@ -113,7 +113,7 @@ Result<> WriteVolume(const guest::v1::PutVolumeRequest& request) {
   return request.commit() ? Commit(root.get(), request) : Result<>();
 }
 
-Result<std::string> ReadVolumeFile(const std::string& volume, const std::string& path, size_t limit) {
+Result<guest::v1::GetFileResponse> ReadVolumeFile(const std::string& volume, const std::string& path, size_t limit) {
   if (!IsSafeName(volume)) return MakeError(Code::kInvalidArgument, "'{}' is no volume's name", volume.substr(0, 128));
   TRY(CheckPath(path));
   UniqueFd root(open(VolumeDir(volume).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
@@ -125,7 +125,10 @@ Result<std::string> ReadVolumeFile(const std::string& volume, const std::string&
   ssize_t got = pread(fd.get(), content.data(), content.size(), 0);
   if (got < 0) return ErrnoError("read '{}'", path);
   content.resize(static_cast<size_t>(got));
-  return content;
+  guest::v1::GetFileResponse response;
+  response.set_content(std::move(content));
+  response.set_size(static_cast<uint64_t>(info.st_size));
+  return response;
 }
 
 void RemoveVolumes(const std::string& prefix) {

@@ -21,8 +21,8 @@ namespace caisson::agent {
 
 // The launchers' part. Errors name the file; nothing that a path or link says leads out of the volume.
 Result<> WriteVolume(const guest::v1::PutVolumeRequest& request);
-// At most `limit` bytes of a regular file.
-Result<std::string> ReadVolumeFile(const std::string& volume, const std::string& path, size_t limit);
+// At most `limit` bytes of a regular file, and how large it is.
+Result<guest::v1::GetFileResponse> ReadVolumeFile(const std::string& volume, const std::string& path, size_t limit);
 // All volumes whose name begins with `prefix`. Idempotent.
 void RemoveVolumes(const std::string& prefix);
 

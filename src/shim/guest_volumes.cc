@@ -9,12 +9,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "base/limits.h"
 #include "base/log.h"
+#include "base/sha256.h"
 #include "base/unique_fd.h"
 #include "sys/path.h"
 
@@ -86,6 +88,23 @@ Result<> ReadFolder(Reading* reading, UniqueFd fd, const std::string& prefix, in
   return {};
 }
 
+// Of a single file.
+std::string ContentDigest(const guest::v1::PutFilesRequest& request) { return Sha256(request.files(0).content()); }
+
+// In place: it may be mounted, and others may have it open. What the file system has no room for fails before anything is changed.
+Result<> Overwrite(int fd, const std::string& bytes) {
+  bool room = bytes.empty() || fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(bytes.size())) == 0;
+  if (!room && (errno == ENOSPC || errno == EDQUOT)) return ErrnoError("make room");
+  for (size_t done = 0; done < bytes.size();) {
+    ssize_t n = pwrite(fd, bytes.data() + done, bytes.size() - done, static_cast<off_t>(done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) return ErrnoError("write");
+    done += static_cast<size_t>(n);
+  }
+  if (ftruncate(fd, static_cast<off_t>(bytes.size())) != 0) return ErrnoError("set its size");
+  return {};
+}
+
 }  // namespace
 
 VolumeKind KindOfVolume(const std::string& source, bool read_only) {
@@ -151,6 +170,7 @@ void GuestVolumes::Put(const GuestVolume& volume, Done done) {
     kept_.erase(volume.name);
     return done(std::move(request.error()));
   }
+  if (volume.kind == VolumeKind::kFile) kept_[volume.name].content = ContentDigest(*request);
   client_->Call<guest::v1::PutFilesResponse>(guest_service::kGuest, "PutFiles", *request, GuestClient::kTimeoutMillis,
                                       [this, name = volume.name, done](Result<guest::v1::PutFilesResponse> put) {
                                         if (put) return done({});
@@ -187,6 +207,19 @@ void GuestVolumes::Update(const std::string& name) {
                                       });
 }
 
+Result<> GuestVolumes::TakeBack(const guest::v1::GetFileResponse& got, Kept* kept) {
+  const std::string& bytes = got.content();
+  if (bytes.size() > limits::kBringBackBytes) return MakeError(Code::kInvalidArgument, "the guest says more than it was asked for");
+  if (got.size() != bytes.size()) {
+    return MakeError(Code::kResourceExhausted, "it has {} bytes in the guest, of which {} could be brought; it stays as it was", got.size(), bytes.size());
+  }
+  std::string digest = Sha256(bytes);
+  if (digest == kept->content) return {};
+  TRY(Overwrite(kept->file.get(), bytes));
+  kept->content = std::move(digest);
+  return {};
+}
+
 void GuestVolumes::BringBack(std::vector<GuestVolume> volumes, std::function<void()> done) {
   while (!volumes.empty()) {
     GuestVolume volume = std::move(volumes.back());
@@ -201,15 +234,8 @@ void GuestVolumes::BringBack(std::vector<GuestVolume> volumes, std::function<voi
         guest_service::kGuest, "GetFile", request, GuestClient::kTimeoutMillis,
         [this, volume, volumes = std::move(volumes), done = std::move(done)](Result<guest::v1::GetFileResponse> got) mutable {
           auto kept = kept_.find(volume.name);
-          if (got && got->content().size() > limits::kBringBackBytes) {
-            log::Warn("bring volume '{}' back: the guest says more than it was asked for", volume.source);
-          } else if (got && kept != kept_.end()) {
-            int fd = kept->second.file.get();
-            const std::string& bytes = got->content();
-            if (pwrite(fd, bytes.data(), bytes.size(), 0) < 0 || ftruncate(fd, static_cast<off_t>(bytes.size())) != 0) {
-              log::Warn("bring volume '{}' back: {}", volume.source, ErrnoError("write").message);
-            }
-          }
+          auto taken = !got ? Result<>(std::move(got.error())) : kept != kept_.end() && kept->second.file ? TakeBack(*got, &kept->second) : Result<>();
+          if (!taken && !client_->ended()) log::Warn("bring volume '{}' back: {}", volume.source, taken.error().message);
           BringBack(std::move(volumes), std::move(done));
         });
   }

@@ -2,7 +2,8 @@
 //
 // GuestVolumes: bind mounts of the host's, shared with the guest (file_service.h) or as copies in it (agent/volumes.h), up to a bound. What changes in a folder on
 // the host is brought after it (inotify(7)), as the kubelet's new states of Secrets and ConfigMaps; a single file that a
-// container may write is brought back when the container has ended, as termination messages are. One thread, the loop's.
+// container may write is brought back when the container has ended, as termination messages are: whole and if it has changed in
+// there, or not at all. One thread, the loop's.
 #pragma once
 
 #include <functional>
@@ -38,7 +39,8 @@ class GuestVolumes {
  private:
   struct Kept {
     GuestVolume volume;
-    UniqueFd file;  // a single file that may be written
+    UniqueFd file;        // a single file that may be written
+    std::string content;  // its digest, as the guest was given it or gave it back
     int watch = -1;
     sys::EventLoop::TimerId timer = 0;  // an update is due
   };
@@ -46,6 +48,7 @@ class GuestVolumes {
   Result<> Keep(const GuestVolume& volume);
   void OnChange();
   void Update(const std::string& name);
+  static Result<> TakeBack(const guest::v1::GetFileResponse& got, Kept* kept);
 
   sys::EventLoop* loop_;
   GuestClient* client_;
