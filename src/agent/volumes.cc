@@ -110,7 +110,10 @@ Result<> WriteVolume(const guest::v1::PutVolumeRequest& request) {
   UniqueFd root(open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!root) return ErrnoError("open '{}'", dir);
   for (const auto& file : request.files()) TRY(PutFile(root.get(), file));
-  return request.commit() ? Commit(root.get(), request) : Result<>();
+  if (!request.commit()) return {};
+  TRY(Commit(root.get(), request));
+  if (request.mentioned().empty()) rmdir(dir.c_str());
+  return {};
 }
 
 Result<guest::v1::GetFileResponse> ReadVolumeFile(const std::string& volume, const std::string& path, size_t limit) {

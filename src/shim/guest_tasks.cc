@@ -204,7 +204,7 @@ void GuestTasks::Create(const v3::CreateTaskRequest& request, Respond<v3::Create
 
 void GuestTasks::PutVolumes(const CreationPtr& creation, size_t next) {
   if (next == creation->container->volumes.size()) return NumberDevices(creation);
-  volumes_.Put(creation->container->volumes[next], [this, creation, next](Result<> put) {
+  volumes_.Put(creation->container->id, creation->container->volumes[next], [this, creation, next](Result<> put) {
     if (!put) return Fail(creation, std::move(put.error()));
     PutVolumes(creation, next + 1);
   });
@@ -284,6 +284,7 @@ void GuestTasks::Release(const ContainerPtr& container) {
   request.set_id(container->id);
   client_->Call<guest::v1::ReleaseContainerResponse>(
       guest_service::kGuest, "ReleaseContainer", request, GuestClient::kTimeoutMillis, [this, container](Result<guest::v1::ReleaseContainerResponse> released) {
+        volumes_.Release(container->id);
         for (const std::string& serial : container->serials) {
           auto disk = disks_.find(serial);
           if (disk == disks_.end()) continue;

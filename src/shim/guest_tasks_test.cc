@@ -19,6 +19,8 @@
 #include <nlohmann/json.hpp>
 
 #include "base/limits.h"
+#include "base/sha256.h"
+#include "base/strings.h"
 #include "shim/guest_tasks.h"
 #include "sys/path.h"
 
@@ -143,7 +145,15 @@ class GuestTasksTest : public testing::Test {
       End(v3::WaitResponse());
       reply(v3::DeleteResponse().SerializeAsString());
     });
-    agent_->Handle(kGuest, "PutFiles", [](std::string_view, ttrpc::Reply reply) { reply(guest::PutFilesResponse().SerializeAsString()); });
+    agent_->HandleTyped<guest::PutFilesRequest, guest::PutFilesResponse>(kGuest, "PutFiles", [this](const auto& request, auto respond) {
+      ++puts;
+      if (fails_to_put) return respond(MakeError(Code::kResourceExhausted, "no space left in the guest"));
+      auto& files = volumes[request.volume()];
+      files.clear();
+      for (const auto& file : request.files()) files[file.path()] = file.content();
+      if (files.empty()) volumes.erase(request.volume());
+      respond(guest::PutFilesResponse());
+    });
     agent_->HandleTyped<guest::GetFileRequest, guest::GetFileResponse>(kGuest, "GetFile", [this](const auto&, auto respond) {
       guest::GetFileResponse response;
       response.set_content(content);
@@ -260,7 +270,9 @@ class GuestTasksTest : public testing::Test {
 
   std::string folder_, config, content;
   uint64_t size = 0;  // of the file that `content` is the beginning of; 0: it is all
-  bool never_shows = false, fails_to_create = false;
+  std::map<std::string, std::map<std::string, std::string>> volumes;  // that the guest has
+  int puts = 0;
+  bool never_shows = false, fails_to_create = false, fails_to_put = false;
   int more_disks = 0;
   FakeVm vm_;
   size_t fds_ = 0;
@@ -351,7 +363,6 @@ TEST_F(GuestTasksTest, AFileIsBroughtBackWholeOrNotAtAll) {
     EXPECT_TRUE(*sys::ReadFile(path, 1 << 20) == one.wanted) << one.content.size() << " of " << one.size;
     Delete("a");
   }
-  ++fds_;  // the file stays open for as long as the pod is there
 }
 
 // What nobody in the guest has changed, the host may have changed since.
@@ -363,7 +374,77 @@ TEST_F(GuestTasksTest, AFileThatHasNotChangedIsNotWritten) {
   EndContainer("a");
   EXPECT_EQ(*sys::ReadFile(path, 1 << 20), "the host's since");
   Delete("a");
-  ++fds_;
+}
+
+// A container that is created later has the file as it is then: a sub path of a Secret when its container is started again.
+TEST_F(GuestTasksTest, AFileIsBroughtAnewForEachContainer) {
+  const std::string path = folder_ + "/key", volume = HexEncode(Sha256(path)).substr(0, 32);
+  std::ofstream(path) << "one";
+  ASSERT_TRUE(Create("a", WithFile("/key", path, "ro")));
+  EXPECT_EQ(volumes[volume][kSingleFile], "one");
+  std::ofstream(path + ".new") << "two";
+  std::filesystem::rename(path + ".new", path);
+  ASSERT_TRUE(Create("b", WithFile("/key", path, "rw")));
+  EXPECT_EQ(volumes[volume][kSingleFile], "two");
+  // The same once more is not sent, and what a container has made of it meanwhile stays.
+  volumes[volume][kSingleFile] = "changed in there";
+  ASSERT_TRUE(Create("c", WithFile("/key", path, "ro")));
+  EXPECT_EQ(volumes[volume][kSingleFile], "changed in there");
+  EXPECT_EQ(puts, 2);
+  // Brought back into the one that is there now, although the container that came last may not write.
+  content = "changed in there";
+  EndContainer("b");
+  EXPECT_EQ(*sys::ReadFile(path, 100), "changed in there");
+  Delete("a", 1);
+  Delete("b", 1);
+  EXPECT_TRUE(volumes.contains(volume));
+  Delete("c");
+  Call<wkt::Empty>("State", v3::StateRequest());
+  EXPECT_TRUE(volumes.empty()) << "it goes with the last that has it";
+}
+
+TEST_F(GuestTasksTest, AFolderThatIsCopiedGoesWithTheLastThatHasIt) {
+  const std::string path = folder_ + "/secret", volume = HexEncode(Sha256(path)).substr(0, 32);
+  std::filesystem::create_directories(path + "/..1");
+  std::ofstream(path + "/..1/key") << "one";
+  std::filesystem::create_symlink("..1", path + "/..data");
+  ASSERT_TRUE(Create("a", WithFile("/secret", path, "ro")));
+  ASSERT_TRUE(Create("b", WithFile("/secret", path, "ro")));
+  EXPECT_EQ(puts, 1);
+  EXPECT_EQ(volumes[volume]["..1/key"], "one");
+  Delete("a", 1);
+  EXPECT_TRUE(volumes.contains(volume));
+  // What changes is brought while somebody has it, and to whom comes anew.
+  std::filesystem::create_directories(path + "/..2");
+  std::ofstream(path + "/..2/key") << "two";
+  std::filesystem::create_symlink("..2", path + "/..new");
+  std::filesystem::rename(path + "/..new", path + "/..data");
+  for (int i = 0; volumes[volume]["..data"] != "..2" && i < 100'000; ++i) (void)Call<wkt::Empty>("State", v3::StateRequest());
+  EXPECT_EQ(volumes[volume]["..data"], "..2");
+  Delete("b");
+  Call<wkt::Empty>("State", v3::StateRequest());
+  EXPECT_TRUE(volumes.empty());
+  ASSERT_TRUE(Create("c", WithFile("/secret", path, "ro")));
+  EXPECT_EQ(volumes[volume]["..2/key"], "two");
+  Delete("c");
+  ++fds_;  // inotify's
+}
+
+// What could not be brought whole is neither kept nor brought back.
+TEST_F(GuestTasksTest, ACopyThatIsNotWholeIsNotBroughtBack) {
+  const std::string path = folder_ + "/key";
+  std::ofstream(path) << "one";
+  ASSERT_TRUE(Create("a", WithFile("/key", path, "rw")));
+  std::ofstream(path) << "two";
+  fails_to_put = true;
+  auto second = Create("b", WithFile("/key", path, "rw"));
+  ASSERT_FALSE(second);
+  EXPECT_THAT(second.error().message, HasSubstr("no space left in the guest"));
+  fails_to_put = false;
+  content = "tw";
+  EndContainer("a");
+  EXPECT_EQ(*sys::ReadFile(path, 100), "two");
+  Delete("a");
 }
 
 TEST_F(GuestTasksTest, WhatFailsLeavesNoDisk) {

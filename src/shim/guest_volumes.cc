@@ -88,8 +88,13 @@ Result<> ReadFolder(Reading* reading, UniqueFd fd, const std::string& prefix, in
   return {};
 }
 
-// Of a single file.
 std::string ContentDigest(const guest::v1::PutFilesRequest& request) { return Sha256(request.files(0).content()); }
+
+// Of all that is said of the files, but for the content of a single one.
+std::string StateDigest(guest::v1::PutFilesRequest request, bool single) {
+  if (single) request.mutable_files(0)->clear_content();
+  return Sha256(request.SerializeAsString());
+}
 
 // In place: it may be mounted, and others may have it open. What the file system has no room for fails before anything is changed.
 Result<> Overwrite(int fd, const std::string& bytes) {
@@ -140,43 +145,79 @@ GuestVolumes::~GuestVolumes() {
   if (changes_) loop_->Unwatch(changes_.get());
 }
 
-Result<> GuestVolumes::Keep(const GuestVolume& volume) {
-  Kept kept;
-  kept.volume = volume;
-  if (volume.kind == VolumeKind::kFile && !volume.read_only) {
-    kept.file = UniqueFd(open(volume.source.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC));  // a read-only file system: not brought back
+// Before it is read: no change between the two is missed. Another folder may have come in its place.
+Result<> GuestVolumes::Watch(Kept* kept) {
+  if (!changes_) {
+    changes_ = UniqueFd(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+    if (!changes_) return ErrnoError("watch volumes for changes");
+    TRY(loop_->Watch(changes_.get(), EPOLLIN, [this](uint32_t) { OnChange(); }));
   }
-  if (volume.kind == VolumeKind::kCopied) {
-    if (!changes_) {
-      changes_ = UniqueFd(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
-      if (!changes_) return ErrnoError("watch volumes for changes");
-      TRY(loop_->Watch(changes_.get(), EPOLLIN, [this](uint32_t) { OnChange(); }));
-    }
-    constexpr uint32_t kEvents = IN_CREATE | IN_DELETE | IN_MOVED_TO | IN_MOVED_FROM | IN_CLOSE_WRITE | IN_ATTRIB | IN_ONLYDIR;
-    kept.watch = inotify_add_watch(changes_.get(), volume.source.c_str(), kEvents);
-    if (kept.watch < 0) return ErrnoError("watch volume '{}' for changes", volume.source);
-  }
-  kept_[volume.name] = std::move(kept);
+  constexpr uint32_t kEvents = IN_CREATE | IN_DELETE | IN_MOVED_TO | IN_MOVED_FROM | IN_CLOSE_WRITE | IN_ATTRIB | IN_ONLYDIR;
+  int watch = inotify_add_watch(changes_.get(), kept->volume.source.c_str(), kEvents);
+  if (watch < 0) return ErrnoError("watch volume '{}' for changes", kept->volume.source);
+  if (watch != kept->watch) Unwatch(kept);
+  kept->watch = watch;
   return {};
 }
 
-void GuestVolumes::Put(const GuestVolume& volume, Done done) {
+// One folder is one watch, by however many names it is known (inotify(7)).
+void GuestVolumes::Unwatch(Kept* kept) {
+  int watch = std::exchange(kept->watch, -1);
+  bool other = std::any_of(kept_.begin(), kept_.end(), [&](const auto& one) { return one.second.watch == watch; });
+  if (watch >= 0 && !other) inotify_rm_watch(changes_.get(), watch);
+}
+
+void GuestVolumes::Send(const guest::v1::PutFilesRequest& request, Done done) {
+  Kept& kept = kept_[request.volume()];
+  const bool single = kept.volume.kind == VolumeKind::kFile;
+  std::string state = StateDigest(request, single), content = single ? ContentDigest(request) : "";
+  if (state == kept.state && content == kept.content) return done({});
+  kept.state.clear();  // until it is there
+  client_->Call<guest::v1::PutFilesResponse>(guest_service::kGuest, "PutFiles", request, GuestClient::kTimeoutMillis,
+                                             [this, name = request.volume(), state, content, done](Result<guest::v1::PutFilesResponse> put) {
+                                               if (auto found = kept_.find(name); found != kept_.end()) {
+                                                 found->second.state = put ? state : "";
+                                                 found->second.content = put ? content : "";
+                                               }
+                                               if (!put) return done(std::move(put.error()));
+                                               done({});
+                                             });
+}
+
+void GuestVolumes::Put(const std::string& container_id, const GuestVolume& volume, Done done) {
   if (volume.kind == VolumeKind::kShared) return files_->Put(volume, std::move(done));
-  if (kept_.contains(volume.name)) return done({});
-  // Watched before it is read: no change between the two is missed.
-  auto keeps = Keep(volume);
-  auto request = keeps ? ReadVolume(volume) : Result<guest::v1::PutFilesRequest>(std::move(keeps.error()));
-  if (!request) {
-    kept_.erase(volume.name);
-    return done(std::move(request.error()));
+  Kept& kept = kept_[volume.name];
+  kept.containers.insert(container_id);
+  kept.volume = volume;
+  if (volume.kind != VolumeKind::kCopied) Unwatch(&kept);
+  auto watched = volume.kind == VolumeKind::kCopied ? Watch(&kept) : Result<>();
+  auto request = watched ? ReadVolume(volume) : Result<guest::v1::PutFilesRequest>(std::move(watched.error()));
+  if (!request) return done(std::move(request.error()));
+  if (volume.kind == VolumeKind::kFile && (request->files_size() != 1 || request->files(0).path() != kSingleFile)) {
+    return done(MakeError(Code::kFailedPrecondition, "volume '{}' is no file any more", volume.source));
   }
-  if (volume.kind == VolumeKind::kFile) kept_[volume.name].content = ContentDigest(*request);
-  client_->Call<guest::v1::PutFilesResponse>(guest_service::kGuest, "PutFiles", *request, GuestClient::kTimeoutMillis,
-                                      [this, name = volume.name, done](Result<guest::v1::PutFilesResponse> put) {
-                                        if (put) return done({});
-                                        kept_.erase(name);
-                                        done(std::move(put.error()));
-                                      });
+  // That of now, if another has come in its place; on a read-only file system: it is not brought back.
+  if (volume.kind == VolumeKind::kFile && (kept.file || !volume.read_only)) kept.file = UniqueFd(open(volume.source.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC));
+  Send(*request, std::move(done));
+}
+
+void GuestVolumes::Release(const std::string& container_id) {
+  for (auto at = kept_.begin(); at != kept_.end();) {
+    auto next = std::next(at);
+    Kept& kept = at->second;
+    if (kept.containers.erase(container_id) > 0 && kept.containers.empty()) {
+      loop_->CancelTimer(kept.timer);
+      Unwatch(&kept);
+      // Without files: it goes.
+      guest::v1::PutFilesRequest nothing;
+      nothing.set_volume(at->first);
+      nothing.set_commit(true);
+      client_->Call<guest::v1::PutFilesResponse>(guest_service::kGuest, "PutFiles", nothing, GuestClient::kTimeoutMillis,
+                                                 [](Result<guest::v1::PutFilesResponse>) {});
+      kept_.erase(at);
+    }
+    at = next;
+  }
 }
 
 void GuestVolumes::OnChange() {
@@ -201,10 +242,9 @@ void GuestVolumes::Update(const std::string& name) {
   auto request = ReadVolume(found->second.volume);
   // Read in the middle of a change: the event of its end will come. A volume that is gone stays as it was.
   if (!request) return log::Warn("{}", request.error().message);
-  client_->Call<guest::v1::PutFilesResponse>(guest_service::kGuest, "PutFiles", *request, GuestClient::kTimeoutMillis,
-                                      [source = found->second.volume.source](Result<guest::v1::PutFilesResponse> put) {
-                                        if (!put) log::Warn("update volume '{}' in the guest: {}", source, put.error().message);
-                                      });
+  Send(*request, [source = found->second.volume.source](Result<> put) {
+    if (!put) log::Warn("update volume '{}' in the guest: {}", source, put.error().message);
+  });
 }
 
 Result<> GuestVolumes::TakeBack(const guest::v1::GetFileResponse& got, Kept* kept) {
@@ -213,6 +253,7 @@ Result<> GuestVolumes::TakeBack(const guest::v1::GetFileResponse& got, Kept* kep
   if (got.size() != bytes.size()) {
     return MakeError(Code::kResourceExhausted, "it has {} bytes in the guest, of which {} could be brought; it stays as it was", got.size(), bytes.size());
   }
+  if (kept->content.empty()) return MakeError(Code::kFailedPrecondition, "the guest's copy is not whole");
   std::string digest = Sha256(bytes);
   if (digest == kept->content) return {};
   TRY(Overwrite(kept->file.get(), bytes));
@@ -225,7 +266,7 @@ void GuestVolumes::BringBack(std::vector<GuestVolume> volumes, std::function<voi
     GuestVolume volume = std::move(volumes.back());
     volumes.pop_back();
     auto found = kept_.find(volume.name);
-    if (found == kept_.end() || !found->second.file) continue;
+    if (found == kept_.end() || !found->second.file || volume.read_only) continue;
     guest::v1::GetFileRequest request;
     request.set_volume(volume.name);
     request.set_path(kSingleFile);

@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // GuestVolumes: bind mounts of the host's, shared with the guest (file_service.h) or as copies in it (agent/volumes.h), up to a bound. What changes in a folder on
-// the host is brought after it (inotify(7)), as the kubelet's new states of Secrets and ConfigMaps; a single file that a
-// container may write is brought back when the container has ended, as termination messages are: whole and if it has changed in
-// there, or not at all. One thread, the loop's.
+// the host is brought after it (inotify(7)), as the kubelet's new states of Secrets and ConfigMaps; a single file is brought anew for each container that is
+// created, if it has changed on the host; one that a container may write is brought back when the container has ended, as termination messages are: whole and
+// if it has changed in there, or not at all. A copy goes with the last container that has it. One thread, the loop's.
 #pragma once
 
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -31,21 +32,28 @@ class GuestVolumes {
   GuestVolumes& operator=(const GuestVolumes&) = delete;
   ~GuestVolumes();
 
-  // Copies it unless the guest has it, or has it shared. Errors name the source: what cannot be kept as a copy.
-  void Put(const GuestVolume& volume, Done done);
+  // For a container: the guest has it as it is now, until Release, which also who gets an error calls. Errors name the source: what cannot be
+  // kept as a copy.
+  void Put(const std::string& container_id, const GuestVolume& volume, Done done);
+  // The container is gone in the guest.
+  void Release(const std::string& container_id);
   // Brings the single files among these back that may be written. What fails is logged.
   void BringBack(std::vector<GuestVolume> volumes, std::function<void()> done);
 
  private:
   struct Kept {
     GuestVolume volume;
-    UniqueFd file;        // a single file that may be written
-    std::string content;  // its digest, as the guest was given it or gave it back
+    std::set<std::string> containers;
+    UniqueFd file;  // a single file that may be written
+    // Digests of what the guest has: what its files are like, and the content of a single one. Empty: it is not known.
+    std::string state, content;
     int watch = -1;
     sys::EventLoop::TimerId timer = 0;  // an update is due
   };
 
-  Result<> Keep(const GuestVolume& volume);
+  Result<> Watch(Kept* kept);
+  void Unwatch(Kept* kept);
+  void Send(const guest::v1::PutFilesRequest& request, Done done);
   void OnChange();
   void Update(const std::string& name);
   static Result<> TakeBack(const guest::v1::GetFileResponse& got, Kept* kept);

@@ -173,6 +173,21 @@ def test_each_of_the_agents_processes_may_do_its_own(daemon, pod):
     assert any(one["Pid"] == ["1"] and one["PPid"] == ["0"] and one["CapEff"] != none for one in found["init"])
 
 
+def test_the_guest_keeps_no_copy_that_nobody_has(daemon, pod):
+    pods = VmPods(daemon)
+    kept = lambda: guest_exec(daemon, pod, "ls", "/run/caisson/volumes").stdout.split()
+    before = kept()
+    path = f"{daemon.folder}/a-file"
+    with open(path, "w") as f:
+        f.write("x")
+    containers = [pods.start(pod, ["sleep", "1000"], mounts=[{"container_path": "/a", "host_path": path}]) for _ in range(2)]
+    assert len(kept()) == len(before) + 1
+    pods.client.RemoveContainer(container_id=containers[0])
+    assert len(kept()) == len(before) + 1
+    pods.client.RemoveContainer(container_id=containers[1])
+    wait_for("the copy is gone", lambda: kept() == before, BOOT_SECONDS)
+
+
 def test_its_console(daemon, pod):
     # A line that is the guest's, and what would move a terminal.
     assert guest_exec(daemon, pod, "sh", "-c", "printf 'said on the console\\033[2J\\n' > /dev/console").returncode == 0

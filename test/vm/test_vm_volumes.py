@@ -207,6 +207,31 @@ def test_the_kubelets_volumes_stay_copies(vm_daemon, vm_pods, folder):
     assert file_server(vm_daemon, pod) is None
 
 
+def test_a_single_file_is_as_it_is_when_a_container_is_created(vm_daemon, vm_pods, folder):
+    """A Secret's key by subPath: the container that is started again has the new one. What containers write comes back, if it is not too much."""
+    def publish(text):
+        with open(f"{folder}/.new", "w") as f:
+            f.write(text)
+        os.rename(f"{folder}/.new", f"{folder}/key")
+
+    publish("one\n")
+    pod = vm_pods.run_pod()
+    key = mount(f"{folder}/key", "/key", readonly=True)
+    assert vm_pods.out(pod, ["cat", "/key"], mounts=[key]) == "one\n"
+    publish("two\n")
+    assert vm_pods.out(pod, ["cat", "/key"], mounts=[key]) == "two\n"
+    for name, text in (("hosts", "as it was\n"), ("log", "")):
+        with open(f"{folder}/{name}", "w") as f:
+            f.write(text)
+    files = [mount(f"{folder}/{name}", f"/{name}") for name in ("hosts", "log")]
+    # One writes more than can be brought back into the one file, and something into the other.
+    container = vm_pods.start(pod, ["sh", "-c", "dd if=/dev/zero of=/hosts bs=1k count=65 2>/dev/null; echo why > /log; echo done; exec sleep 1000"], mounts=files)
+    vm_pods.wait_line(container, "done", BOOT_SECONDS)
+    assert vm_pods.out(pod, ["sh", "-c", "wc -c < /hosts; cat /log"], mounts=files).split() == [str(65 << 10), "why"]
+    vm_daemon.client.StopContainer(container_id=container, timeout=0)
+    assert (read(f"{folder}/hosts"), read(f"{folder}/log")) == ("as it was\n", "why\n")
+
+
 def test_an_image_as_a_volume(vm_daemon, vm_pods):
     pod = vm_pods.run_pod()
     image = {"image": {"image": vm_daemon.image}, "readonly": True}
