@@ -58,6 +58,7 @@ struct GuestContainer {
   std::map<std::string, std::shared_ptr<GuestProcess>> execs;
   std::vector<std::string> serials;  // of its layers' disks
   std::vector<GuestVolume> volumes;
+  std::optional<int> oom_score_adj;
   std::optional<pod::v1::ContainerInfoResponse> info;  // as the guest told it at the end
   std::vector<pod::v1::Phase> phases;  // of its creation
 

@@ -19,6 +19,7 @@ constexpr const char* kDefaultDevices[] = {"/dev/null", "/dev/zero", "/dev/full"
 
 constexpr std::string_view kErofs = "erofs=";
 constexpr size_t kSerialBytes = 20;
+constexpr int64_t kLeastOomScore = -1000, kMostOomScore = 1000;  // proc(5)
 
 Error Unsupported(std::string_view id, const std::string& what) {
   return MakeError(Code::kFailedPrecondition, "container '{}' of a VM pod cannot have {}; use a handler whose sandbox is native", id, what);
@@ -140,6 +141,8 @@ Result<GuestSpec> Rewrite(std::string_view id, const KindOf& kind_of, json* spec
     if (spec->contains("process")) (*spec)["process"].erase(key);
   }
   (*spec)["root"]["path"] = "rootfs";
+  json score = spec->value("process", json::object()).value("oomScoreAdj", json());
+  if (score.is_number_integer()) made.oom_score_adj = static_cast<int>(std::clamp<int64_t>(score.get<int64_t>(), kLeastOomScore, kMostOomScore));
   made.wants_modules = MayAdministerNetwork(*spec);
   made.config_json = DumpJson(*spec);
   return made;

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -40,6 +41,7 @@ struct GuestDisk {
 struct GuestSpec {
   std::string config_json;
   std::vector<GuestVolume> volumes;
+  std::optional<int> oom_score_adj;  // of its process
   bool wants_modules = false;  // it may make bridges and the like, which the guest's kernel learns after its boot
   std::vector<GuestDisk> disks;  // whose devices have the host's numbers in config_json, until NumberDisks
   std::vector<std::string> image_layers;  // EROFS images of the host's, that image volumes are made of; disks in the guest

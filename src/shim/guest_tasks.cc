@@ -91,6 +91,23 @@ struct GuestTasks::Creation {
   }
 };
 
+void GuestTasks::SetVm(vmm::Vm* vm) {
+  vm_ = vm;
+  ApplyOomScore();
+}
+
+// What has been the pod's stays so while it has no container.
+void GuestTasks::ApplyOomScore() {
+  std::optional<int> least;
+  for (const auto& [id, container] : containers_) {
+    if (container->oom_score_adj && !container->init->exited) least = std::min(*container->oom_score_adj, least.value_or(*container->oom_score_adj));
+  }
+  oom_score_ = least.value_or(oom_score_);
+  for (int pid : {vm_ != nullptr ? vm_->pid() : 0, files_.pid()}) {
+    if (pid > 0) SetOomScore(pid, oom_score_);
+  }
+}
+
 void GuestTasks::AllowDebug() {
   debug_ = std::make_shared<GuestContainer>();
   debug_->id = kGuestDebugContainer;
@@ -182,6 +199,7 @@ Result<> GuestTasks::Plan(const v3::CreateTaskRequest& request, Creation* creati
   std::string config = TRY(sys::ReadFile(request.bundle() + "/config.json", limits::kJsonBytes));
   creation->spec = TRY(MakeGuestSpec(request.id(), config, KindOfVolume));
   container.volumes = creation->spec.volumes;
+  container.oom_score_adj = creation->spec.oom_score_adj;
   TRY(OpenLog(request.options(), &scratch_, &container));
   TRY(OpenStdio(creation->container, container.init));
   return AttachLayers(request, creation);
@@ -212,6 +230,7 @@ void GuestTasks::PutVolumes(const CreationPtr& creation, size_t next) {
 
 void GuestTasks::NumberDevices(const CreationPtr& creation) {
   if (!creation->container->volumes.empty()) creation->EndPhase("vm_volumes");
+  ApplyOomScore();  // its file server may be new
   if (creation->spec.disks.empty()) return Prepare(creation);
   guest::v1::AwaitDisksRequest request;
   const auto& serials = creation->container->serials;
@@ -275,6 +294,7 @@ void GuestTasks::CreateInGuest(const CreationPtr& creation, const guest::v1::Pre
 void GuestTasks::Fail(const CreationPtr& creation, Error why) {
   creation->container->init->StopStdio();
   containers_.erase(creation->container->id);
+  ApplyOomScore();
   Release(creation->container);
   creation->respond(std::move(why));
 }
@@ -382,8 +402,9 @@ void GuestTasks::OnExit(const ContainerPtr& container, const ProcessPtr& process
   process->exited_at_nanos = at_nanos;
   process->in.reset();
   process->stdin_writer.Reset();
-  auto tell = [process] {
+  auto tell = [this, process] {
     process->exited = true;
+    ApplyOomScore();
     for (auto& waiter : std::exchange(process->waiters, {})) waiter(*process);
   };
   if (process != container->init) return tell();

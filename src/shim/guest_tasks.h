@@ -22,6 +22,7 @@
 #include "shim/guest_container.h"
 #include "shim/guest_forward.h"
 #include "shim/guest_volumes.h"
+#include "shim/oom_score.h"
 #include "shim/vm_end.h"
 #include "sys/event_loop.h"
 #include "task/scratch.h"
@@ -33,12 +34,12 @@ namespace caisson::shim {
 class GuestTasks {
  public:
   // Both outlive it.
-  GuestTasks(sys::EventLoop* loop, GuestClient* client) : loop_(loop), client_(client), scratch_(loop), files_(loop, client), volumes_(loop, client, &files_), forwards_(loop, client) {}
+  GuestTasks(sys::EventLoop* loop, GuestClient* client) : loop_(loop), client_(client), scratch_(loop), files_(loop, client), volumes_(loop, client, &files_), forwards_(loop, client), oom_score_(OwnOomScore()) {}
 
   // Before the server listens; it outlives the server.
   void Register(ttrpc::Server* server, const std::function<void()>& on_shutdown);
   // The pod's machine runs. Disks are attached to it.
-  void SetVm(vmm::Vm* vm) { vm_ = vm; }
+  void SetVm(vmm::Vm* vm);
   // Processes may be run in the guest itself: Exec in kGuestDebugContainer.
   void AllowDebug();
   // Why the machine has ended, before OnVmEnd; for the containers that end with it.
@@ -76,6 +77,8 @@ class GuestTasks {
   void Prepare(const CreationPtr& creation);
   void CreateInGuest(const CreationPtr& creation, const guest::v1::PrepareContainerResponse& prepared);
   void Fail(const CreationPtr& creation, Error why);
+  // The VMM and the file server are protected as the one of the pod's containers is that is protected most.
+  void ApplyOomScore();
   // The guest lets go of what it holds of the container, then its disks go.
   void Release(const ContainerPtr& container);
 
@@ -107,6 +110,7 @@ class GuestTasks {
   GuestVolumes volumes_;
   GuestForwards forwards_;
   vmm::Vm* vm_ = nullptr;
+  int oom_score_;
   VmEnd end_;
   std::vector<std::function<void()>> lost_;  // ends of processes, since the channel broke; told with the machine's
   std::map<std::string, ContainerPtr> containers_;

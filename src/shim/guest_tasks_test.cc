@@ -12,13 +12,16 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "base/limits.h"
+#include "base/scope_exit.h"
 #include "base/sha256.h"
 #include "base/strings.h"
 #include "shim/guest_tasks.h"
@@ -50,7 +53,7 @@ class FakeVm : public vmm::Vm {
   }
   Result<> Start(int64_t) override { return {}; }
   int pidfd() const override { return -1; }
-  int pid() const override { return 0; }
+  int pid() const override { return process; }
   Result<UniqueFd> OpenChannel(int64_t) override { return UniqueFd(); }
   Result<> Pause(int64_t) override { return {}; }
   Result<> Resume(int64_t) override { return {}; }
@@ -66,6 +69,7 @@ class FakeVm : public vmm::Vm {
 
   std::map<std::string, bool> disks;  // serial → read-only
   bool fails_to_attach = false;
+  int process = 0;
 };
 
 size_t OpenFds() {
@@ -140,7 +144,11 @@ class GuestTasksTest : public testing::Test {
       response.set_pid(7);
       respond(std::move(response));
     });
-    agent_->Handle(kTask, "Wait", [this](std::string_view, ttrpc::Reply reply) { waits_.push_back(std::move(reply)); });
+    agent_->Handle(kTask, "Wait", [this](std::string_view payload, ttrpc::Reply reply) {
+      v3::WaitRequest request;
+      EXPECT_TRUE(request.ParseFromArray(payload.data(), static_cast<int>(payload.size())));
+      waits_[request.id()] = std::move(reply);
+    });
     agent_->Handle(kTask, "Delete", [this](std::string_view, ttrpc::Reply reply) {
       End(v3::WaitResponse());
       reply(v3::DeleteResponse().SerializeAsString());
@@ -168,12 +176,13 @@ class GuestTasksTest : public testing::Test {
   }
 
   // The container's process has ended, so the agent says, once it has been asked.
-  void EndWith(const v3::WaitResponse& how) {
-    for (int i = 0; waits_.empty() && i < 1000; ++i) (void)Call<wkt::Empty>("State", v3::StateRequest());
-    End(how);
+  void EndWith(const v3::WaitResponse& how, const std::string& id = "a") {
+    for (int i = 0; !waits_.contains(id) && i < 1000; ++i) (void)Call<wkt::Empty>("State", v3::StateRequest());
+    waits_[id](how.SerializeAsString());
+    waits_.erase(id);
   }
   void End(const v3::WaitResponse& how) {
-    for (auto& wait : std::exchange(waits_, {})) wait(how.SerializeAsString());
+    for (auto& [id, wait] : std::exchange(waits_, {})) wait(how.SerializeAsString());
   }
 
   template <class Response, class Request>
@@ -256,7 +265,7 @@ class GuestTasksTest : public testing::Test {
 
   // Until all that comes with its end has been done.
   void EndContainer(const std::string& id) {
-    EndWith(v3::WaitResponse());
+    EndWith(v3::WaitResponse(), id);
     v3::WaitRequest wait;
     wait.set_id(id);
     EXPECT_TRUE(Call<v3::WaitResponse>("Wait", wait));
@@ -276,14 +285,14 @@ class GuestTasksTest : public testing::Test {
   int more_disks = 0;
   FakeVm vm_;
   size_t fds_ = 0;
-
- private:
   std::unique_ptr<sys::EventLoop> loop_;
   std::unique_ptr<ttrpc::Server> agent_, server_;
   GuestClient to_agent_;
   std::unique_ptr<GuestTasks> tasks_;
+
+ private:
   std::shared_ptr<ttrpc::Client> client_;
-  std::vector<ttrpc::Reply> waits_;
+  std::map<std::string, ttrpc::Reply> waits_;  // by the container's id
 };
 
 TEST_F(GuestTasksTest, ADeviceIsOneDiskForAllContainers) {
@@ -399,7 +408,7 @@ TEST_F(GuestTasksTest, AFileIsBroughtAnewForEachContainer) {
   Delete("b", 1);
   EXPECT_TRUE(volumes.contains(volume));
   Delete("c");
-  Call<wkt::Empty>("State", v3::StateRequest());
+  (void)Call<wkt::Empty>("State", v3::StateRequest());
   EXPECT_TRUE(volumes.empty()) << "it goes with the last that has it";
 }
 
@@ -422,7 +431,7 @@ TEST_F(GuestTasksTest, AFolderThatIsCopiedGoesWithTheLastThatHasIt) {
   for (int i = 0; volumes[volume]["..data"] != "..2" && i < 100'000; ++i) (void)Call<wkt::Empty>("State", v3::StateRequest());
   EXPECT_EQ(volumes[volume]["..data"], "..2");
   Delete("b");
-  Call<wkt::Empty>("State", v3::StateRequest());
+  (void)Call<wkt::Empty>("State", v3::StateRequest());
   EXPECT_TRUE(volumes.empty());
   ASSERT_TRUE(Create("c", WithFile("/secret", path, "ro")));
   EXPECT_EQ(volumes[volume]["..2/key"], "two");
@@ -445,6 +454,47 @@ TEST_F(GuestTasksTest, ACopyThatIsNotWholeIsNotBroughtBack) {
   EndContainer("a");
   EXPECT_EQ(*sys::ReadFile(path, 100), "two");
   Delete("a");
+}
+
+// The VMM inherits what a daemon has (-999 under systemd); it is to go as early or as late as its containers would.
+TEST_F(GuestTasksTest, TheVmmIsAsProtectedAsItsContainers) {
+  int child = fork();
+  if (child == 0) {
+    for (;;) pause();
+  }
+  auto reap = ScopeExit([&] { kill(child, SIGKILL), waitpid(child, nullptr, 0); });
+  auto score = [](const std::string& pid) { return std::stoi(*sys::ReadFile(fmt::format("/proc/{}/oom_score_adj", pid), 64)); };
+  const int own = std::max(0, score("self"));
+  if (own > 600) GTEST_SKIP() << "this process' own oom_score_adj is " << own;
+  auto spec = [&](int more) {
+    json made = Spec();
+    made["process"]["oomScoreAdj"] = own + more;
+    return made;
+  };
+  SetOomScore(child, own + 7);
+  vm_.process = child;
+  tasks_->SetVm(&vm_);
+  EXPECT_EQ(score(std::to_string(child)), own) << "a pod without containers";
+  ASSERT_TRUE(Create("a", spec(300)));
+  EXPECT_EQ(score(std::to_string(child)), own + 300);
+  ASSERT_TRUE(Create("b", spec(100)));
+  EXPECT_EQ(score(std::to_string(child)), own + 100);
+  ASSERT_TRUE(Create("c", spec(200)));
+  EXPECT_EQ(score(std::to_string(child)), own + 100);
+  fails_to_create = true;
+  ASSERT_FALSE(Create("d", spec(50)));
+  EXPECT_EQ(score(std::to_string(child)), own + 100) << "of one that has never been";
+  fails_to_create = false;
+  // Those that have ended do not count, and when all have it stays.
+  EndContainer("b");
+  EXPECT_EQ(score(std::to_string(child)), own + 200);
+  EndContainer("c");
+  EndContainer("a");
+  EXPECT_EQ(score(std::to_string(child)), own + 300);
+  Delete("a", 1);
+  Delete("b", 1);
+  Delete("c");
+  vm_.process = 0;
 }
 
 TEST_F(GuestTasksTest, WhatFailsLeavesNoDisk) {

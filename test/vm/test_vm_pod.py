@@ -8,7 +8,7 @@ import pytest
 
 from harness.registry import wait_for
 from harness.streams import Forward
-from harness.vm import BOOT_SECONDS, VM_CONFIG, VmPods, await_template, need_guest, vm_daemon_of
+from harness.vm import BOOT_SECONDS, VM_CONFIG, VmPods, await_template, children_of, need_guest, vm_daemon_of
 
 NODE = 2
 
@@ -66,6 +66,25 @@ def test_a_pod_too_small_to_boot_is_told_the_minimum(vm_pods):
     with pytest.raises(grpc.RpcError) as error:
         vm_pods.run_pod(linux={"resources": {"memory_limit_in_bytes": 8 << 20}})
     assert code(error) == grpc.StatusCode.INVALID_ARGUMENT and "MiB to boot" in error.value.details()
+
+
+def test_when_memory_is_short_it_goes_as_early_as_its_containers_would(vm_daemon, vm_pods):
+    def score(pid):
+        with open(f"/proc/{pid}/oom_score_adj") as f:
+            return int(f.read())
+
+    def scores(pod):
+        return {score(child) for child in children_of(pod_info(vm_daemon, pod[0])["companionPid"])}
+
+    own = max(score("self"), 0)
+    pod = vm_pods.run_pod()
+    assert scores(pod) == {own}
+    shared = [{"container_path": "/shared", "host_path": vm_daemon.folder, "readonly": True}]
+    vm_pods.start(pod, ["sleep", "1000"], mounts=shared, linux={"resources": {"oom_score_adj": 900}})
+    assert len(children_of(pod_info(vm_daemon, pod[0])["companionPid"])) == 2, "the VMM and the file server"
+    assert scores(pod) == {max(own, 900)}
+    vm_pods.start(pod, ["sleep", "1000"], linux={"resources": {"oom_score_adj": 500}})
+    assert scores(pod) == {max(own, 500)}
 
 
 def test_what_needs_the_host_is_refused_and_leaves_nothing(vm_daemon, vm_pods):
