@@ -16,6 +16,7 @@
 #include "agent/debug.h"
 #include "agent/disks.h"
 #include "agent/early_init.h"
+#include "agent/guest_clock.h"
 #include "agent/launcher.h"
 #include "agent/pod_size.h"
 #include "agent/rights.h"
@@ -90,8 +91,10 @@ Result<v1::ConfigureResponse> Configure(const v1::ConfigureRequest& request, Des
 }
 
 Result<v1::SetTimeResponse> SetTime(const v1::SetTimeRequest& request, Descriptors*) {
-  TRY(SetClock(request.now_nanos()));
-  return v1::SetTimeResponse();
+  v1::SetTimeResponse response;
+  response.set_now_nanos(NowNanos());
+  TRY(request.relative() ? AdjustClock(request.adjust_nanos()) : SetClock(request.now_nanos()));
+  return response;
 }
 
 // The messenger reads what it has written there, by its group.

@@ -85,7 +85,7 @@ void FillNetwork(const sys::NetworkSetup& setup, guest::v1::ConfigureRequest* re
 }  // namespace
 
 VmPod::VmPod(std::string id, sys::EventLoop* loop, std::function<void()> on_end)
-    : SandboxPod(std::move(id)), loop_(loop), on_end_(std::move(on_end)), tasks_(loop, &client_), service_(loop, &client_) {}
+    : SandboxPod(std::move(id)), loop_(loop), on_end_(std::move(on_end)), tasks_(loop, &client_), service_(loop, &client_), clock_(loop, &client_) {}
 
 VmPod::~VmPod() { (void)Stop(kStopMillis); }
 
@@ -284,6 +284,8 @@ void VmPod::SendConfiguration() {
     // Not before: a boot needs more than the pod will.
     if (options_.vm().has_cpu_limit()) LimitCpu(options_.vm().cpu_limit());
     state_ = State::kReady;
+    auto clock = clock_.Start();
+    if (!clock) log::Warn("pod {}: {}", id(), clock.error().message);
     FinishStart({});
   });
 }
@@ -337,6 +339,7 @@ void VmPod::EndWith(const VmEnd& end) {
 void VmPod::KillVm(const std::string& why) {
   if (vm_->pidfd() >= 0) loop_->Unwatch(vm_->pidfd());
   greeting_.reset();
+  clock_.Stop();
   client_.End(why);
   tasks_.OnVmEnd();
   vm_->Kill();

@@ -25,6 +25,7 @@
 #include "net/tap.h"
 #include "oci/cgroup.h"
 #include "shim/guest_client.h"
+#include "shim/guest_clock.h"
 #include "shim/guest_tasks.h"
 #include "shim/sandbox_pod.h"
 #include "shim/vm_end.h"
@@ -97,6 +98,7 @@ class VmPod : public SandboxPod {
   GuestClient client_;
   GuestTasks tasks_;
   VmService service_;
+  GuestClock clock_;
   std::string bundle_;
   vmm::VmConfig config_;  // of a machine that boots
   pod::v1::SandboxOptions options_;

@@ -2,6 +2,8 @@
 """The life of a pod that is a virtual machine, through the CRI."""
 import json
 import os
+import signal
+import time
 
 import grpc
 import pytest
@@ -85,6 +87,30 @@ def test_when_memory_is_short_it_goes_as_early_as_its_containers_would(vm_daemon
     assert scores(pod) == {max(own, 900)}
     vm_pods.start(pod, ["sleep", "1000"], linux={"resources": {"oom_score_adj": 500}})
     assert scores(pod) == {max(own, 500)}
+
+
+def test_its_clock_is_the_hosts(vm_daemon, vm_pods):
+    privileged = {"linux": {"security_context": {"privileged": True}}}
+    pod = vm_pods.run_pod(**privileged)
+    container = vm_pods.start(pod, ["sleep", "1000"], **privileged)
+
+    def wrong():
+        """How far it is from the host's clock at least, as both tell whole seconds and the question takes its time."""
+        before = int(time.time())
+        guest = int(vm_pods.exec(container, ["date", "+%s"])[1])
+        return max(before - guest, guest - int(time.time()), 0)
+
+    assert wrong() <= 1
+    for date in ("2001-01-01", "2035-01-01"):
+        # Whoever may set it in there.
+        assert vm_pods.exec(container, ["date", "-s", date])[0] == 0
+        wait_for("it is right again", lambda: wrong() <= 1, BOOT_SECONDS)
+    # A machine that stands still for a while: nobody tells the companion.
+    vmm, = children_of(pod_info(vm_daemon, pod[0])["companionPid"])
+    os.kill(vmm, signal.SIGSTOP)
+    time.sleep(3)
+    os.kill(vmm, signal.SIGCONT)
+    wait_for("it is right again", lambda: wrong() <= 1, BOOT_SECONDS)
 
 
 def test_what_needs_the_host_is_refused_and_leaves_nothing(vm_daemon, vm_pods):
