@@ -53,7 +53,7 @@ Result<> GuestForwards::Connect(const std::string& id, const std::string& socket
     shutdown(found->second->socket.get(), SHUT_WR);
     if (!found->second->in || found->second->in->ended()) End(id);
   };
-  forward->out = std::make_shared<GuestOutput>(StreamPipe(client_, id), SinkTo(loop_, std::move(writer), [this, id] { End(id); }), on_end);
+  forward->out = std::make_shared<GuestOutput>(loop_, StreamPipe(client_, id), SinkTo(loop_, std::move(writer), [this, id] { End(id); }), on_end);
   forward->in = std::make_unique<GuestInput>(loop_, StreamPipe(client_, id), std::move(reader), [this, id] {
     auto found = forwards_.find(id);
     if (found != forwards_.end() && found->second->out->ended()) End(id);

@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <utility>
 
+#include "base/limits.h"
+#include "base/log.h"
 #include "caisson/guest/v1/guest.pb.h"
 #include "caisson/pod/v1/pod.pb.h"
 #include "containerd/task_v3.pb.h"
@@ -21,6 +23,19 @@ namespace v1 = pod::v1;
 // Of one call; a frame holds 4 MiB.
 constexpr size_t kOutputBytes = 512 << 10;
 constexpr size_t kInputBytes = 64 << 10;
+// After a process's end. What it has written is in a pipe (1 MiB at most, pipe(7)) and what the agent keeps of it; more, or much in
+// small parts, comes of others that hold it, or of nobody.
+constexpr size_t kBytesAfterExit = (1 << 20) + 3 * limits::kKeptOutputBytes, kPartsAfterExit = 256;
+// Parts with nothing in them, one after the other, where one that waits was asked for: a process's end makes one.
+constexpr size_t kEmptyParts = 64;
+
+// A part as it may be.
+template <class Response>
+Result<GuestPipe::Part> PartOf(Result<Response> answer) {
+  if (!answer) return std::move(answer.error());
+  if (answer->data().size() > kOutputBytes) return MakeError(Code::kInvalidArgument, "the guest says {} bytes where {} were asked for", answer->data().size(), kOutputBytes);
+  return GuestPipe::Part{std::move(*answer->mutable_data()), answer->ended()};
+}
 
 // The writing end and what of the last part is not written.
 struct FifoWriter : std::enable_shared_from_this<FifoWriter> {
@@ -79,8 +94,7 @@ GuestPipe ProcessPipe(GuestClient* client, const std::string& container_id, cons
     request.set_max_bytes(kOutputBytes);
     request.set_no_wait(no_wait);
     client->Call<v1::ReadOutputResponse>(guest_service::kPod, "ReadOutput", request, ttrpc::Client::kNoTimeout, [done](Result<v1::ReadOutputResponse> part) {
-      if (!part) return done(std::move(part.error()));
-      done(GuestPipe::Part{std::move(*part->mutable_data()), part->ended()});
+      done(PartOf(std::move(part)));
     });
   };
   pipe.write = [=](std::string bytes, std::function<void(bool)> done) {
@@ -109,8 +123,7 @@ GuestPipe StreamPipe(GuestClient* client, const std::string& id) {
     request.set_id(id);
     request.set_max_bytes(kOutputBytes);
     client->Call<g::ReadStreamResponse>(guest_service::kGuest, "ReadStream", request, ttrpc::Client::kNoTimeout, [done](Result<g::ReadStreamResponse> part) {
-      if (!part) return done(std::move(part.error()));
-      done(GuestPipe::Part{std::move(*part->mutable_data()), part->ended()});
+      done(PartOf(std::move(part)));
     });
   };
   pipe.write = [=](std::string bytes, std::function<void(bool)> done) {
@@ -131,15 +144,41 @@ GuestPipe StreamPipe(GuestClient* client, const std::string& id) {
 
 void GuestOutput::Ask() {
   if (ended_ || busy_) return;
-  busy_ = true;
+  busy_ = reading_ = true;
   bool no_wait = !drained_.empty();
+  if (no_wait) AwaitLast();
   pipe_.read(no_wait, [weak = weak_from_this(), no_wait](Result<GuestPipe::Part> part) {
     auto self = weak.lock();
     if (!self || self->ended_) return;
-    self->busy_ = false;
-    if (!part) return self->End();
+    self->loop_->CancelTimer(std::exchange(self->timer_, 0));
+    self->busy_ = self->reading_ = false;
+    if (!part && part.error().code != Code::kUnavailable && part.error().code != Code::kNotFound) log::Warn("output of a guest: {}", part.error().message);
+    if (!part || self->Lies(no_wait, part->data)) return self->End();
     self->OnPart(no_wait, part->data, part->ended);
   });
+}
+
+void GuestOutput::AwaitLast() {
+  timer_ = loop_->After(last_millis_, [weak = weak_from_this()] {
+    auto self = weak.lock();
+    if (!self || self->ended_) return;
+    self->timer_ = 0;
+    log::Warn("output of a guest: it has not said the rest within {} ms", self->last_millis_);
+    self->End();
+  });
+}
+
+bool GuestOutput::Lies(bool no_wait, const std::string& data) {
+  empty_parts_ = data.empty() && !no_wait ? empty_parts_ + 1 : 0;
+  if (empty_parts_ > kEmptyParts) {
+    log::Warn("output of a guest: {} times nothing", empty_parts_);
+    return true;
+  }
+  if (!exited_) return false;
+  bytes_after_exit_ += data.size();
+  if (bytes_after_exit_ <= kBytesAfterExit) return false;
+  log::Warn("output of a guest: more than {} bytes after the end of its process; the rest is dropped", kBytesAfterExit);
+  return true;
 }
 
 void GuestOutput::OnPart(bool no_wait, const std::string& data, bool ended) {
@@ -155,6 +194,7 @@ void GuestOutput::OnPart(bool no_wait, const std::string& data, bool ended) {
     if (!self || self->ended_) return;
     self->busy_ = false;
     if (ended) return self->End();
+    if (!self->drained_.empty() && ++self->parts_after_exit_ > kPartsAfterExit) self->Drained();
     self->Ask();
   });
 }
@@ -164,6 +204,7 @@ void GuestOutput::OnExit(std::function<void()> drained) {
   exited_ = true;
   drained_.push_back(std::move(drained));
   // A call under way is answered by the guest as the process ends; the next one does not wait.
+  if (reading_ && timer_ == 0) AwaitLast();
   Ask();
 }
 
@@ -174,6 +215,7 @@ void GuestOutput::Drained() {
 void GuestOutput::End() {
   auto self = shared_from_this();
   ended_ = true;
+  loop_->CancelTimer(std::exchange(timer_, 0));
   sink_ = nullptr;
   if (auto on_end = std::exchange(on_end_, nullptr)) on_end();
   Drained();

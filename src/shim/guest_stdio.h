@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Streams of bytes from and into a guest, carried by calls: the stdio of its processes (Pod.ReadOutput, Pod.WriteInput),
-// connections to its ports (Guest.ReadStream, Guest.WriteStream). GuestOutput brings them here, GuestInput there. A slow side holds the other up; nothing is lost or piled up. One thread, the loop's.
+// connections to its ports (Guest.ReadStream, Guest.WriteStream). GuestOutput brings them here, GuestInput there. A slow side holds the other up; nothing is lost or piled up. A guest that lies (more than was asked
+// for, no end after the process's, no answer) is not listened to for ever. One thread, the loop's.
 #pragma once
 
 #include <functional>
@@ -38,12 +39,17 @@ class GuestOutput : public std::enable_shared_from_this<GuestOutput> {
   // `next` is called when more may come, at once or later.
   using Sink = std::function<void(const std::string& bytes, std::function<void()> next)>;
 
-  // `on_end` runs once, when nothing will come any more.
-  GuestOutput(GuestPipe pipe, Sink sink, std::function<void()> on_end)
-      : pipe_(std::move(pipe)), sink_(std::move(sink)), on_end_(std::move(on_end)) {}
+  // How long an answer may take once the process has ended.
+  static constexpr int64_t kLastMillis = GuestClient::kTimeoutMillis;
+
+  // `on_end` runs once, when nothing will come any more. `loop` outlives it.
+  GuestOutput(sys::EventLoop* loop, GuestPipe pipe, Sink sink, std::function<void()> on_end, int64_t last_millis = kLastMillis)
+      : loop_(loop), pipe_(std::move(pipe)), sink_(std::move(sink)), on_end_(std::move(on_end)), last_millis_(last_millis) {}
+  ~GuestOutput() { loop_->CancelTimer(timer_); }
 
   void Start() { Ask(); }
-  // The process has ended: `drained` runs when all that it wrote has reached the sink. Others may still hold its output.
+  // The process has ended: `drained` runs when all that it wrote has reached the sink. Others may still hold its output: what comes of it is
+  // brought up to a bound.
   void OnExit(std::function<void()> drained);
   // Nothing more is brought; the sink is not called any more.
   void Stop();
@@ -52,13 +58,20 @@ class GuestOutput : public std::enable_shared_from_this<GuestOutput> {
  private:
   void Ask();
   void OnPart(bool no_wait, const std::string& data, bool ended);
+  // What the guest does is not what one does that means well.
+  bool Lies(bool no_wait, const std::string& data);
+  void AwaitLast();
   void End();
   void Drained();
 
+  sys::EventLoop* loop_;
   const GuestPipe pipe_;
   Sink sink_;
   std::function<void()> on_end_;
-  bool exited_ = false, busy_ = false, ended_ = false;
+  const int64_t last_millis_;
+  bool exited_ = false, busy_ = false, reading_ = false, ended_ = false;
+  size_t bytes_after_exit_ = 0, parts_after_exit_ = 0, empty_parts_ = 0;
+  sys::EventLoop::TimerId timer_ = 0;
   std::vector<std::function<void()>> drained_;
 };
 

@@ -336,10 +336,10 @@ Result<> GuestTasks::OpenStdio(const ContainerPtr& container, const ProcessPtr& 
     return {};
   }
   if (!process->out_path.empty()) {
-    process->out = std::make_shared<GuestOutput>(pipe_of(false), SinkTo(loop_, TRY(OpenClientOutput(process->out_path))), nullptr);
+    process->out = std::make_shared<GuestOutput>(loop_, pipe_of(false), SinkTo(loop_, TRY(OpenClientOutput(process->out_path))), nullptr);
   }
   if (!process->err_path.empty() && !process->terminal) {
-    process->err = std::make_shared<GuestOutput>(pipe_of(true), SinkTo(loop_, TRY(OpenClientOutput(process->err_path))), nullptr);
+    process->err = std::make_shared<GuestOutput>(loop_, pipe_of(true), SinkTo(loop_, TRY(OpenClientOutput(process->err_path))), nullptr);
   }
   return {};
 }
@@ -355,7 +355,7 @@ void GuestTasks::OpenOwnOutput(const ContainerPtr& container) {
       auto alive = weak.lock();
       if (alive && alive->log) alive->log->End(stream);
     };
-    return std::make_shared<GuestOutput>(ProcessPipe(client_, container->id, "", stream == task::LogFile::kStderr), sink, on_end);
+    return std::make_shared<GuestOutput>(loop_, ProcessPipe(client_, container->id, "", stream == task::LogFile::kStderr), sink, on_end);
   };
   container->init->out = make(task::LogFile::kStdout);
   if (!container->init->terminal) container->init->err = make(task::LogFile::kStderr);

@@ -168,6 +168,12 @@ class GuestTasksTest : public testing::Test {
       response.set_size(size > 0 ? size : content.size());
       respond(std::move(response));
     });
+    agent_->HandleTyped<pod::v1::ReadOutputRequest, pod::v1::ReadOutputResponse>("caisson.pod.v1.Pod", "ReadOutput", [this](const auto& request, auto respond) {
+      pod::v1::ReadOutputResponse response;
+      if (!request.stderr()) response.set_data(std::string(part_bytes, 'x'));
+      response.set_ended(request.stderr());
+      respond(std::move(response));
+    });
     agent_->HandleTyped<pod::v1::ContainerInfoRequest, pod::v1::ContainerInfoResponse>("caisson.pod.v1.Pod", "ContainerInfo", [](const auto&, auto respond) {
       pod::v1::ContainerInfoResponse response;
       response.set_end_reason("VmmKilled");  // not the guest's to say
@@ -214,6 +220,10 @@ class GuestTasksTest : public testing::Test {
     auto* layer = request.add_rootfs();
     layer->set_type("erofs");
     layer->set_source(folder_ + "/layer");
+    pod::v1::CreateOptions options;
+    options.set_log_path(log_path);
+    if (!log_path.empty()) request.mutable_options()->set_type_url("caisson.pod.v1.CreateOptions");
+    request.mutable_options()->set_value(options.SerializeAsString());
     return Call<v3::CreateTaskResponse>("Create", request);
   }
 
@@ -277,7 +287,8 @@ class GuestTasksTest : public testing::Test {
     return DiskSerial({path, major(info.st_rdev), minor(info.st_rdev), true}, 1);
   }
 
-  std::string folder_, config, content;
+  std::string folder_, config, content, log_path;
+  size_t part_bytes = 0;  // of each answer to who asks for output
   uint64_t size = 0;  // of the file that `content` is the beginning of; 0: it is all
   std::map<std::string, std::map<std::string, std::string>> volumes;  // that the guest has
   int puts = 0;
@@ -352,6 +363,25 @@ TEST_F(GuestTasksTest, AMadeUpEndIsMadeSense) {
   ASSERT_TRUE(info) << info.error().message;
   EXPECT_EQ(info->end_reason(), "");
   Delete("a");
+}
+
+// Whatever the agent says of a process's output, its end is told, and what is taken has a bound.
+TEST_F(GuestTasksTest, OutputWithoutEnd) {
+  log_path = folder_ + "/log";
+  struct {
+    size_t part, most;
+  } cases[] = {{512 << 10, 64 << 20}, {(512 << 10) + 1, 0}, {3 << 20, 0}};
+  for (auto [part, most] : cases) {
+    part_bytes = part;
+    ASSERT_TRUE(Create("a", Spec()));
+    EndContainer("a");
+    EXPECT_LE(std::filesystem::file_size(log_path), most) << part;
+    Delete("a");
+    auto size = std::filesystem::file_size(log_path);
+    for (int i = 0; i < 20; ++i) (void)Call<wkt::Empty>("State", v3::StateRequest());
+    EXPECT_EQ(std::filesystem::file_size(log_path), size);
+    std::filesystem::remove(log_path);
+  }
 }
 
 // What a container writes into a file of the host's is brought back: no more of it than was asked for, to nowhere else
