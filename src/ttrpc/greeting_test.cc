@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <optional>
 
 namespace caisson::ttrpc {
@@ -79,6 +81,22 @@ TEST_F(GreetingTest, AServerThatDoesNotAnswerIsGivenUp) {
   ASSERT_TRUE(loop_->Run());
   ASSERT_FALSE(*result);
   EXPECT_EQ(result->error().code, Code::kDeadlineExceeded);
+}
+
+TEST_F(GreetingTest, ALineWithoutEndIsGivenUpToo) {
+  std::optional<Result<UniqueFd>> result;
+  auto greeting = Greeting::AsClient(loop_.get(), std::move(client_end_), 150, [&](Result<UniqueFd> stream) {
+    result = std::move(stream);
+    loop_->Stop();
+  });
+  const std::string part(64 << 10, 'x');
+  size_t written = 0;
+  ASSERT_TRUE(loop_->Watch(server_end_.get(), EPOLLOUT, [&](uint32_t) { written += static_cast<size_t>(std::max<ssize_t>(0, write(server_end_.get(), part.data(), part.size()))); }));
+  ASSERT_TRUE(loop_->Run());
+  loop_->Unwatch(server_end_.get());
+  ASSERT_FALSE(*result);
+  EXPECT_EQ(result->error().code, Code::kDeadlineExceeded);
+  EXPECT_GT(written, 0u);
 }
 
 TEST_F(GreetingTest, AStreamThatEndsIsAnError) {

@@ -16,20 +16,12 @@
 //   flood          writes to the console for ever
 //   panic          the kernel's, by sysrq
 //   exit           PID 1 ends, which is a panic too
-#define _GNU_SOURCE
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
-#include <poll.h>
+#include "guest_init.h"
+
 #include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 static char answer[4096];
 static int modules;
@@ -47,29 +39,6 @@ static void Append(const char* format, ...) {
   va_start(list, format);
   vsnprintf(answer + used, sizeof answer - used, format, list);
   va_end(list);
-}
-
-static ssize_t ReadFile(const char* path, char* out, size_t room) {
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return -1;
-  ssize_t got = read(fd, out, room - 1);
-  close(fd);
-  out[got < 0 ? 0 : got] = 0;
-  return got;
-}
-
-static void LoadModules(void) {
-  long begin = Millis();
-  FILE* list = fopen("/modules/list", "re");
-  char path[256];
-  while (list != NULL && fgets(path, sizeof path, list) != NULL) {
-    path[strcspn(path, "\n")] = 0;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || syscall(SYS_finit_module, fd, "", 0) != 0) printf("module %s: %s\n", path, strerror(errno));
-    close(fd);
-    ++modules;
-  }
-  module_millis = Millis() - begin;
 }
 
 // The name of the n-th disk with a serial number, which the unit serial number page holds after 4 bytes (SPC-4, 7.7.20). The
@@ -180,29 +149,11 @@ static void Answer(char* line) {
   Append("\n");
 }
 
-// The port's device by its name; udev would make a link (Documentation/driver-api, virtio-console).
-static int OpenPort(void) {
-  for (;;) {
-    DIR* dir = opendir("/sys/class/virtio-ports");
-    for (struct dirent* entry; dir != NULL && (entry = readdir(dir)) != NULL;) {
-      char path[512], name[64];
-      snprintf(path, sizeof path, "/sys/class/virtio-ports/%s/name", entry->d_name);
-      if (ReadFile(path, name, sizeof name) <= 0 || strncmp(name, "caisson.agent.0", 15) != 0) continue;
-      snprintf(path, sizeof path, "/dev/%s", entry->d_name);
-      closedir(dir);
-      return open(path, O_RDWR | O_CLOEXEC);
-    }
-    if (dir != NULL) closedir(dir);
-    poll(NULL, 0, 1);
-  }
-}
-
 int main(void) {
-  setvbuf(stdout, NULL, _IOLBF, 0);
-  mount("dev", "/dev", "devtmpfs", 0, "");
-  mount("proc", "/proc", "proc", 0, "");
-  mount("sys", "/sys", "sysfs", 0, "");
-  LoadModules();
+  MountAll();
+  long begin = Millis();
+  modules = LoadModules();
+  module_millis = Millis() - begin;
   int port = OpenPort();
   static char line[4096];
   size_t used = 0;
