@@ -128,10 +128,13 @@ Result<guest::v1::PutFilesRequest> ReadVolume(const GuestVolume& volume) {
   request.set_volume(volume.name);
   request.set_commit(true);
   Reading reading{&request};
+  struct stat info {};
+  if (stat(volume.source.c_str(), &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)) {
+    return MakeError(Code::kFailedPrecondition, "volume '{}': it is neither a file nor a folder, and cannot be copied into a VM", volume.source);
+  }
   // The source itself may be reached by links: it is the pod's author and the kubelet who chose it.
   UniqueFd fd(open(volume.source.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
   if (!fd) return ErrnoError("open '{}'", volume.source);
-  struct stat info {};
   if (fstat(fd.get(), &info) != 0) return ErrnoError("look at '{}'", volume.source);
   auto read = S_ISDIR(info.st_mode)   ? ReadFolder(&reading, std::move(fd), "", 0)
               : S_ISREG(info.st_mode) ? ReadRegular(&reading, std::move(fd), kSingleFile, info)

@@ -101,10 +101,9 @@ def test_its_clock_is_the_hosts(vm_daemon, vm_pods):
         return max(before - guest, guest - int(time.time()), 0)
 
     assert wrong() <= 1
-    for date in ("2001-01-01", "2035-01-01"):
-        # Whoever may set it in there.
-        assert vm_pods.exec(container, ["date", "-s", date])[0] == 0
-        wait_for("it is right again", lambda: wrong() <= 1, BOOT_SECONDS)
+    # Whoever may set it in there.
+    assert vm_pods.exec(container, ["date", "-s", "2035-01-01"])[0] == 0
+    wait_for("it is right again", lambda: wrong() <= 1, BOOT_SECONDS)
     # A machine that stands still for a while: nobody tells the companion.
     vmm, = children_of(pod_info(vm_daemon, pod[0])["companionPid"])
     os.kill(vmm, signal.SIGSTOP)

@@ -4,11 +4,14 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import stat
 import time
 
+import grpc
 import pytest
 
+from harness.daemon import BUILD
 from harness.registry import wait_for
 from harness.vm import BOOT_SECONDS, await_template
 
@@ -200,10 +203,12 @@ def test_the_kubelets_volumes_stay_copies(vm_daemon, vm_pods, folder):
     publish(1)
     os.symlink("..data/key", f"{folder}/key")
     pod = vm_pods.run_pod()
-    container = vm_pods.start(pod, ["sleep", "1000"], mounts=[mount(folder, readonly=True)])
+    container = vm_pods.start(pod, ["/watch", "/data"], mounts=[mount(folder, readonly=True), mount(f"{BUILD}/test/watch-folder", "/watch", readonly=True)])
     assert vm_pods.exec(container, ["cat", "/data/key"])[1] == "1\n"
+    vm_pods.wait_line(container, "watching", BOOT_SECONDS)
     publish(2)
-    wait_for("the new state is there", lambda: vm_pods.exec(container, ["cat", "/data/key"])[1] == "2\n", BOOT_SECONDS)
+    vm_pods.wait_line(container, "..data", BOOT_SECONDS)
+    assert vm_pods.exec(container, ["cat", "/data/key"])[1] == "2\n"
     assert file_server(vm_daemon, pod) is None
 
 
@@ -223,13 +228,27 @@ def test_a_single_file_is_as_it_is_when_a_container_is_created(vm_daemon, vm_pod
     for name, text in (("hosts", "as it was\n"), ("log", "")):
         with open(f"{folder}/{name}", "w") as f:
             f.write(text)
-    files = [mount(f"{folder}/{name}", f"/{name}") for name in ("hosts", "log")]
+    files = [mount(f"{folder}/hosts", "/hosts"), mount(f"{folder}/log", "/dev/termination-log")]
     # One writes more than can be brought back into the one file, and something into the other.
-    container = vm_pods.start(pod, ["sh", "-c", "dd if=/dev/zero of=/hosts bs=1k count=65 2>/dev/null; echo why > /log; echo done; exec sleep 1000"], mounts=files)
+    container = vm_pods.start(pod, ["sh", "-c", "dd if=/dev/zero of=/hosts bs=1k count=65 2>/dev/null; echo why > /dev/termination-log; echo done; exec sleep 1000"], mounts=files)
     vm_pods.wait_line(container, "done", BOOT_SECONDS)
-    assert vm_pods.out(pod, ["sh", "-c", "wc -c < /hosts; cat /log"], mounts=files).split() == [str(65 << 10), "why"]
+    assert vm_pods.out(pod, ["sh", "-c", "wc -c < /hosts; cat /dev/termination-log"], mounts=files).split() == [str(65 << 10), "why"]
     vm_daemon.client.StopContainer(container_id=container, timeout=0)
     assert (read(f"{folder}/hosts"), read(f"{folder}/log")) == ("as it was\n", "why\n")
+
+
+def test_what_cannot_be_copied_is_refused(vm_daemon, vm_pods, folder):
+    os.mkfifo(f"{folder}/fifo")
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(f"{folder}/socket")
+    with open(f"{folder}/large", "wb") as f:
+        f.truncate((3 << 20) + 1)
+    pod = vm_pods.run_pod()
+    for name, words in {"fifo": "neither a file nor a folder", "socket": "neither a file nor a folder", "large": "more than 3145728 bytes"}.items():
+        with pytest.raises(grpc.RpcError) as error:
+            vm_pods.create(pod, ["true"], mounts=[mount(f"{folder}/{name}", "/x")])
+        assert words in error.value.details() and f"{folder}/{name}" in error.value.details()
+    assert not vm_daemon.client.ListContainers().containers
 
 
 def test_an_image_as_a_volume(vm_daemon, vm_pods):
