@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/vm_size.h"
 
 namespace caisson::cri {
 
@@ -31,13 +32,13 @@ struct HandlerConfig {
   // What follows is for "vm".
   std::string vmm = "qemu";
   std::string vmm_path;  // empty: where its package puts it
-  std::string kernel = "/usr/lib/caisson/guest/kernel";
-  std::string initrd = "/usr/lib/caisson/guest/initramfs";
+  std::string kernel = kGuestKernel;
+  std::string initrd = kGuestInitrd;
   std::string machine = "microvm";     // or "q35", into which memory can be plugged
   std::string accelerator = "auto";    // "kvm", "tcg", or whichever a probe finds
-  int64_t vcpus = 1;                   // of a pod without a CPU limit
-  int64_t memory_bytes = 512 << 20;    // of a pod without a memory limit
-  int64_t first_vmm_id = 1'900'000'000;  // each pod's VMM runs as a user and group of its own of kVmmIds from here
+  int64_t vcpus = kVmVcpus;              // of a pod without a CPU limit
+  int64_t memory_bytes = kVmMemoryBytes;  // of a pod without a memory limit
+  int64_t first_vmm_id = kFirstVmmId;  // each pod's VMM runs as a user and group of its own of kVmmIds from here
   bool templates = true;               // pods are clones of a VM that has booted
   bool debug = false;                  // `caisson exec --guest`: processes in the guest that are in no container
 
@@ -48,7 +49,6 @@ struct HandlerConfig {
 };
 
 inline constexpr char kVmHandler[] = "caisson-vm";  // the handler whose sandbox is "vm" unless its table says otherwise
-inline constexpr int64_t kVmmIds = 1 << 27;
 
 // What the table [handlers.NAME] begins with.
 HandlerConfig DefaultHandler(std::string_view name);

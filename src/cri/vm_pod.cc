@@ -6,11 +6,9 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstring>
 #include <thread>
 
 #include "base/log.h"
-#include "base/sha256.h"
 #include "base/strings.h"
 #include "cri/container_spec.h"
 #include "cri/pod_teardown.h"
@@ -27,8 +25,6 @@ namespace {
 constexpr char kTrustedAnnotation[] = "io.kubernetes.cri-o.TrustedSandbox";
 constexpr int64_t kAcceleratorProbeMillis = 10'000;
 constexpr size_t kAcceleratorLogBytes = 4096;
-// Guests of nearly the same size are clones of one template.
-constexpr uint64_t kSizeStep = uint64_t{32} << 20;
 constexpr uint64_t kPlugStep = uint64_t{128} << 20;  // vmm::kMemoryBlockBytes
 constexpr uint64_t kMiB = 1 << 20;
 
@@ -134,12 +130,9 @@ VmSize VmSizeOf(const HandlerConfig& handler, const v1::PodSandboxConfig& pod, c
   const auto& resources = pod.linux().resources();
   VmSize size{static_cast<uint32_t>(handler.vcpus), static_cast<uint64_t>(handler.memory_bytes)};
   uint64_t quota = Positive(resources.cpu_quota()), period = PeriodOf(resources);
-  if (quota > 0) size.vcpus = static_cast<uint32_t>(std::min<uint64_t>((quota - 1) / period + 1, UINT32_MAX));
-  size.vcpus = std::clamp<uint32_t>(size.vcpus, 1, std::max<uint32_t>(host.processors, 1));
-  if (uint64_t limit = Positive(resources.memory_limit_in_bytes()); limit > 0) {
-    size.memory_bytes = std::max(limit + kGuestOverheadBytes + limit / kGuestOverheadPart, kLeastGuestBytes);
-  }
-  size.memory_bytes = (size.memory_bytes + kSizeStep - 1) / kSizeStep * kSizeStep;
+  size.vcpus = GuestVcpusOf(quota, period, size.vcpus, host.processors);
+  uint64_t limit = Positive(resources.memory_limit_in_bytes());
+  size.memory_bytes = limit > 0 ? GuestMemoryOf(limit) : RoundGuestMemory(size.memory_bytes);
   size.max_vcpus = std::max(size.vcpus, std::min(host.processors, kPluggableVcpus));
   // Whole blocks: what is rounded up when it is plugged in is there.
   if (handler.machine == "q35") size.max_memory_bytes = size.memory_bytes + (host.memory_bytes > size.memory_bytes ? host.memory_bytes - size.memory_bytes : 0) / kPlugStep * kPlugStep;
@@ -174,10 +167,7 @@ Result<pod::v1::ResizeRequest> VmResizeOf(const Config& config, const PodRecord&
 }
 
 uint32_t VmmIdOf(const HandlerConfig& handler, const std::string& pod_id) {
-  std::string hash = Sha256(pod_id);
-  uint32_t number;
-  memcpy(&number, hash.data(), sizeof number);
-  return static_cast<uint32_t>(handler.first_vmm_id + number % kVmmIds);
+  return caisson::VmmIdOf(handler.first_vmm_id, pod_id);
 }
 
 pod::v1::VmOptions VmOptionsOf(const Config& config, const PodRecord& record) {

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <string>
 
+#include "base/vm_size.h"
 #include "caisson/pod/v1/pod.pb.h"
 #include "cri/config.h"
 #include "cri/pod_index.h"
@@ -17,11 +18,6 @@
 
 namespace caisson::cri {
 
-// What a guest's kernel and agent take of its memory, so that the pod has its whole limit: 74 MiB were measured of 128, 83
-// of 320, 87 of 512 (Debian's cloud kernel 6.1: itself, its initramfs, slabs, a page's structure for each page).
-inline constexpr uint64_t kGuestOverheadBytes = uint64_t{80} << 20, kGuestOverheadPart = 40;
-// A guest with less does not boot.
-inline constexpr uint64_t kLeastGuestBytes = uint64_t{128} << 20;
 // What the host has to give until a guest has booted: its own pages and, emulated, the translated code (215 MiB measured).
 inline constexpr uint64_t kLeastPodBytes = uint64_t{128} << 20, kLeastEmulatedPodBytes = uint64_t{224} << 20;
 
