@@ -21,6 +21,11 @@ bool IsSharedXattr(std::string_view name) {
   return name.starts_with("user.") || name == "system.posix_acl_access" || name == "system.posix_acl_default";
 }
 
+// An image's own files have the capabilities that it gives them: told, never set.
+bool IsShownXattr(const SharedVolume& volume, std::string_view name) {
+  return IsSharedXattr(name) || (volume.constant && name == "security.capability");
+}
+
 timespec TimeOf(const fuse_setattr_in& in, uint32_t set, uint32_t now, uint64_t seconds, uint32_t nanos) {
   if ((in.valid & set) == 0) return {0, UTIME_OMIT};
   if ((in.valid & now) != 0) return {0, UTIME_NOW};
@@ -29,13 +34,14 @@ timespec TimeOf(const fuse_setattr_in& in, uint32_t set, uint32_t now, uint64_t 
 
 }  // namespace
 
-int FileServer::AnswerAttributes(int fd) {
+int FileServer::AnswerAttributes(int fd, const SharedVolume& volume) {
   fuse_attr_out out{};
   Info info{};
   int failed = StatDescriptor(fd, &info);
   if (failed != 0) return -failed;
   FillAttributes(info, &out.attr);
   out.attr_valid_nsec = kAttributeNanos;
+  if (volume.constant) out.attr_valid = kConstantSeconds;
   Answer(out);
   return 0;
 }
@@ -47,7 +53,7 @@ int FileServer::GetAttributes(FuseBody* body, Inode* inode) {
   Open* open = (in.getattr_flags & FUSE_GETATTR_FH) != 0 ? FindOpen(in.fh, false) : nullptr;
   int fd = open != nullptr ? open->fd.get() : inodes_.Fd(inode);
   if (fd < 0) return -fd;
-  return AnswerAttributes(fd);
+  return AnswerAttributes(fd, *inode->volume);
 }
 
 int FileServer::Truncate(const fuse_setattr_in& in, Inode* inode) {
@@ -88,7 +94,7 @@ int FileServer::SetAttributes(FuseBody* body, Inode* inode) {
     timespec times[2] = {TimeOf(in, FATTR_ATIME, FATTR_ATIME_NOW, in.atime, in.atimensec), TimeOf(in, FATTR_MTIME, FATTR_MTIME_NOW, in.mtime, in.mtimensec)};
     if (utimensat(fd, "", times, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0) return errno;
   }
-  return AnswerAttributes(fd);
+  return AnswerAttributes(fd, *inode->volume);
 }
 
 int FileServer::StatFs(Inode* inode) {
@@ -113,7 +119,7 @@ int FileServer::GetXattr(FuseBody* body, Inode* inode) {
   auto in = body->Take<fuse_getxattr_in>();
   std::string name = body->TakeText(kXattrNameBytes);
   if (body->error() != 0) return body->error();
-  if (!IsSharedXattr(name)) return EOPNOTSUPP;
+  if (!IsShownXattr(*inode->volume, name)) return EOPNOTSUPP;
   UniqueFd fd(Reopen(inode, O_RDONLY));
   if (!fd) return EOPNOTSUPP;  // of links, FIFOs and sockets the host says the same
   std::string value(kXattrBytes, '\0');
@@ -139,7 +145,7 @@ int FileServer::ListXattr(FuseBody* body, Inode* inode) {
   if (size < 0) return errno;
   for (size_t at = 0; at < static_cast<size_t>(size); at = all.find('\0', at) + 1) {
     std::string name = all.c_str() + at;
-    if (IsSharedXattr(name)) names.append(name).push_back('\0');
+    if (IsShownXattr(*inode->volume, name)) names.append(name).push_back('\0');
   }
   if (in.size == 0) {
     fuse_getxattr_out out{};

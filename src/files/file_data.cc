@@ -83,6 +83,7 @@ int FileServer::OpenFile(FuseBody* body, Inode* inode) {
   }
   // Then no FLUSH comes with each close(2).
   if (!writes || !inode->volume->remote) out.open_flags = FOPEN_NOFLUSH;
+  if (inode->volume->constant) out.open_flags |= FOPEN_KEEP_CACHE;
   int failed = AddOpen(inode, std::move(fd), false, &out.fh);
   if (failed != 0) return failed;
   Answer(out);

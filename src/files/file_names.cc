@@ -31,8 +31,14 @@ int FileServer::TellEntry(Inode* parent, const std::string& name, Inode** told) 
   Inode* inode = nullptr;
   Info info{};
   int failed = inodes_.Lookup(parent, name, &inode, &info);
-  if (failed != 0) return -failed;
   fuse_entry_out out{};
+  if (parent->volume->constant && told == nullptr) out.entry_valid = out.attr_valid = kConstantSeconds;
+  // Node 0: there is no such name, which may be kept (fuse_lookup_name of the kernel).
+  if (failed == -ENOENT && out.entry_valid != 0) {
+    Answer(out);
+    return 0;
+  }
+  if (failed != 0) return -failed;
   out.nodeid = inode->id;
   FillAttributes(info, &out.attr);
   out.attr_valid_nsec = kAttributeNanos;

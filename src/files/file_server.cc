@@ -61,7 +61,7 @@ bool IsLocal(int fd) {
 
 }  // namespace
 
-Result<> FileServer::AddVolume(const std::string& name, UniqueFd root, bool writable) {
+Result<> FileServer::AddVolume(const std::string& name, UniqueFd root, bool writable, bool constant) {
   auto known = volumes_.find(name);
   if (known != volumes_.end() && !root) {
     known->second->writable |= writable;
@@ -74,13 +74,26 @@ Result<> FileServer::AddVolume(const std::string& name, UniqueFd root, bool writ
   if (!S_ISDIR(info.stx_mode)) return Bad("volume '{}' is no folder", name);
   auto volume = std::make_unique<SharedVolume>();
   volume->name = name;
-  volume->writable = writable;
+  volume->writable = writable && !constant;
+  volume->constant = constant;
   volume->remote = !IsLocal(root.get());
   inodes_.AddRoot(volume.get(), std::move(root), info);
   // Who still uses a folder that was here before goes on with that.
   if (known != volumes_.end()) replaced_.push_back(std::move(known->second));
   volumes_[name] = std::move(volume);
   return {};
+}
+
+void FileServer::RemoveVolume(const std::string& name) {
+  auto found = volumes_.find(name);
+  if (found == volumes_.end()) return;
+  const SharedVolume* volume = found->second.get();
+  std::erase_if(open_, [&](const auto& open) {
+    const Inode* inode = inodes_.Find(open.second.node);
+    return inode != nullptr && inode->volume == volume;
+  });
+  inodes_.DropVolume(volume);
+  volumes_.erase(found);
 }
 
 std::string_view FileServer::Handle(const FuseRequest& request) {

@@ -28,6 +28,8 @@ namespace caisson::files {
 
 // Enough for the several questions of one open, read or write; a name that is looked up gets its attributes anew.
 inline constexpr uint32_t kAttributeNanos = 20'000'000;
+// Of a volume that nobody changes names and attributes may be kept.
+inline constexpr uint64_t kConstantSeconds = 24 * 3600;
 
 struct FileServerBounds {
   InodeBounds inodes;
@@ -41,7 +43,10 @@ class FileServer {
       : own_(std::move(own_descriptors)), bounds_(bounds), inodes_(bounds.inodes) {}
 
   // `root` is a folder, the new one of a volume of that name. Without one the volume becomes writable, if so.
-  Result<> AddVolume(const std::string& name, UniqueFd root, bool writable);
+  // `constant`: nobody changes what is in it, which is not writable then.
+  Result<> AddVolume(const std::string& name, UniqueFd root, bool writable, bool constant = false);
+  // It is not shared any more, and nothing of it is held, whatever the guest still has open. Not there: nothing.
+  void RemoveVolume(const std::string& name);
   bool HasVolume(const std::string& name) const { return volumes_.contains(name); }
   // The answer, good until the next call; empty: there is none to such a request.
   std::string_view Handle(const FuseRequest& request);
@@ -77,7 +82,7 @@ class FileServer {
 
   int GetAttributes(FuseBody* body, Inode* inode);
   int SetAttributes(FuseBody* body, Inode* inode);
-  int AnswerAttributes(int fd);
+  int AnswerAttributes(int fd, const SharedVolume& volume);
   int Truncate(const fuse_setattr_in& in, Inode* inode);
   int StatFs(Inode* inode);
   int GetXattr(FuseBody* body, Inode* inode);

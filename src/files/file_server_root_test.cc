@@ -347,6 +347,39 @@ TEST_F(FileServerTest, AReadOnlyVolumeStaysSo) {
   EXPECT_EQ(Create("new", 0600).error, 0);
 }
 
+TEST_F(FileServerTest, AConstantVolumeMayBeKeptAndIsGoneWhenItIsRemoved) {
+  fs::create_directory(top_ + "/image");
+  std::ofstream(top_ + "/image/file") << "x";
+  const unsigned char capability[] = {1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0};  // struct vfs_cap_data: CAP_NET_RAW
+  ASSERT_EQ(setxattr((top_ + "/image/file").c_str(), "security.capability", capability, sizeof capability, 0), 0);
+  ASSERT_TRUE(server_->AddVolume("image", OpenFolder("/image"), true, true));
+  uint64_t image = Lookup(kRootNode, "image").nodeid;
+  fuse_entry_out entry = Lookup(image, "file"), none = Lookup(image, "none");
+  EXPECT_EQ(entry.entry_valid, kConstantSeconds);
+  EXPECT_EQ(entry.attr_valid, kConstantSeconds);
+  EXPECT_EQ(none.nodeid, 0u);
+  EXPECT_EQ(none.entry_valid, kConstantSeconds);
+  Reply opened = Open(entry.nodeid, O_RDONLY);
+  EXPECT_NE(opened.As<fuse_open_out>().open_flags & FOPEN_KEEP_CACHE, 0u);
+  EXPECT_EQ(Open(entry.nodeid, O_RDWR).error, EROFS);
+  Reply xattr = Send(FUSE_GETXATTR, entry.nodeid, Bytes(fuse_getxattr_in{64, 0}) + Zero("security.capability"));
+  EXPECT_EQ(xattr.body, std::string(reinterpret_cast<const char*>(capability), sizeof capability));
+  // Of others nothing of that is true.
+  std::ofstream(In("other")) << "y";
+  uint64_t other = Opened(Lookup(root_, "other").nodeid, O_RDONLY);
+  EXPECT_EQ(Lookup(root_, "other").entry_valid, 0u);
+  EXPECT_EQ(LookupError(root_, "none"), ENOENT);
+  size_t inodes = server_->inodes();
+  server_->RemoveVolume("image");
+  EXPECT_EQ(LookupError(kRootNode, "image"), ENOENT);
+  EXPECT_EQ(LookupError(image, "file"), ESTALE);
+  EXPECT_EQ(Read(opened.As<fuse_open_out>().fh, 0, 9).error, EBADF);
+  EXPECT_EQ(Read(other, 0, 9).body, "y");
+  EXPECT_EQ(server_->inodes(), inodes - 2);
+  EXPECT_EQ(server_->open_files(), 1u);
+  server_->RemoveVolume("image");  // once more: nothing
+}
+
 TEST_F(FileServerTest, AttributesThatAreNoneOfTheGuestsAreRefused) {
   std::ofstream(In("file")) << "x";
   uint64_t file = Lookup(root_, "file").nodeid;

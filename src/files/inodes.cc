@@ -176,6 +176,14 @@ void Inodes::Forget(uint64_t id, uint64_t lookups) {
   if (inode->lookups == 0 && inode->pins == 0) Drop(inode);
 }
 
+void Inodes::DropVolume(const SharedVolume* volume) {
+  for (auto one = inodes_.begin(); one != inodes_.end();) {
+    Inode* inode = &one->second;
+    ++one;  // Drop takes it out
+    if (inode->volume == volume) Drop(inode);
+  }
+}
+
 void Inodes::Moved(Inode* parent, const std::string& name) {
   int above = Fd(parent);
   if (above < 0) return;

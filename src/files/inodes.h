@@ -30,6 +30,7 @@ struct SharedVolume {
   std::string name;
   bool writable = false;
   bool remote = false;  // what is written may fail as late as at a close(2)
+  bool constant = false;  // nobody changes it: what was told of it stays true
   uint64_t root = 0;    // its node
 };
 
@@ -71,6 +72,8 @@ class Inodes {
   void Pin(Inode* inode);
   void Unpin(uint64_t id);
   void Forget(uint64_t id, uint64_t lookups);
+  // Nothing of the volume is known any more; its numbers are stale.
+  void DropVolume(const SharedVolume* volume);
   // `name` in `parent` is another file now, if the guest knows it: renamed or linked.
   void Moved(Inode* parent, const std::string& name);
   size_t size() const { return inodes_.size(); }

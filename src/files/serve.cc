@@ -58,7 +58,11 @@ Result<bool> TakeVolume(FileServer* server) {
   }
   if (got != sizeof message) return MakeError(Code::kInternal, "a message of {} bytes from the companion", got);
   message.name[sizeof message.name - 1] = '\0';
-  TRY(server->AddVolume(message.name, std::move(root), message.writable != 0));
+  if (message.removed != 0) {
+    server->RemoveVolume(message.name);
+  } else {
+    TRY(server->AddVolume(message.name, std::move(root), message.writable != 0, message.constant != 0));
+  }
   return true;
 }
 

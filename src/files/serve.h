@@ -20,6 +20,8 @@ inline constexpr char kReady[] = "ready";
 struct VolumeMessage {
   char name[128];  // zero-terminated
   uint32_t writable;
+  uint32_t constant;  // SharedVolume::constant
+  uint32_t removed;   // it is not shared any more; without a descriptor
 };
 
 // The process's exit status.
