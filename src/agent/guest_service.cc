@@ -81,7 +81,9 @@ Result<v1::ConfigureResponse> GuestService::Configure(const v1::ConfigureRequest
 
 void GuestService::Prepare(const v1::PrepareContainerRequest& request, std::function<void(Result<PrepareResponse>)> respond) {
   if (!IsSafeName(request.id())) return respond(MakeError(Code::kInvalidArgument, "'{}' cannot be a container's id", request.id().substr(0, 128)));
-  if (request.layer_serials().empty()) return respond(MakeError(Code::kInvalidArgument, "container '{}' has no layers", request.id()));
+  const std::string folder = request.root_folder();
+  if (!folder.empty() && !IsSafeName(folder)) return respond(MakeError(Code::kInvalidArgument, "container '{}': '{}' is no shared folder", request.id(), folder.substr(0, 128)));
+  if (request.layer_serials().empty() == folder.empty()) return respond(MakeError(Code::kInvalidArgument, "container '{}' has no layers", request.id()));
   std::string dir = ContainerDir(request.id());
   auto made = launches_->Call<v1::PrepareContainerRequest, v1::Done>("MakeBundle", request);
   if (!made) return respond(std::move(made.error()));
@@ -89,12 +91,13 @@ void GuestService::Prepare(const v1::PrepareContainerRequest& request, std::func
   const auto root_layers = static_cast<ptrdiff_t>(serials.size());
   serials.insert(serials.end(), request.volume_serials().begin(), request.volume_serials().end());
   int64_t deadline = request.deadline_millis() > 0 ? request.deadline_millis() : kDiskMillis;
-  disks_.MountLayers(request.id(), std::move(serials), deadline, [this, id = request.id(), dir, root_layers, await = request.await_modules(), respond](Result<std::vector<std::string>> layers) {
+  disks_.MountLayers(request.id(), std::move(serials), deadline, [this, id = request.id(), dir, root_layers, folder, await = request.await_modules(), respond](Result<std::vector<std::string>> layers) {
     if (!layers) {
       Release(id);
       return respond(std::move(layers.error()));
     }
     layers->erase(layers->begin() + root_layers, layers->end());
+    if (!folder.empty()) layers->push_back(fmt::format("{}/{}", kSharedDir, folder));
     PrepareResponse response;
     response.set_bundle(dir);
     response.mutable_rootfs()->set_type("overlay");

@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/scope_exit.h"
 #include "files/serve.h"
 #include "oci/bind.h"
@@ -57,17 +58,26 @@ static_assert(files::kGuestSocket == 3 && files::kStarterSocket == 4);
   _exit(127);
 }
 
-// What is mounted at and below `folder` now, as mounts that are in no namespace: no device of them can be opened, no link followed,
-// and what happens to the folder's own mounts does not reach them.
-Result<UniqueFd> DetachedCopy(const std::string& folder) {
-  UniqueFd tree = TRY(oci::CloneTree(AT_FDCWD, folder, true));
+// No device in a detached mount can be opened, and what happens to the mounts it was copied of does not reach it.
+Result<> Restrict(int tree) {
   mount_attr attributes{};
   attributes.attr_set = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC;
   attributes.propagation = MS_PRIVATE;
-  if (syscall(SYS_mount_setattr, tree.get(), "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes) != 0) {
-    return ErrnoError("restrict the mounts of '{}'", folder);
-  }
+  if (syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes) == 0) return {};
+  return ErrnoError("restrict its mounts");
+}
+
+// What is mounted at and below `folder` now, as mounts that are in no namespace.
+Result<UniqueFd> DetachedCopy(const std::string& folder) {
+  UniqueFd tree = TRY(oci::CloneTree(AT_FDCWD, folder, true));
+  TRY(Restrict(tree.get()));
   return tree;
+}
+
+files::VolumeMessage MessageOf(const std::string& name) {
+  files::VolumeMessage message{};
+  std::memcpy(message.name, name.data(), std::min(name.size(), sizeof message.name - 1));
+  return message;
 }
 
 }  // namespace
@@ -127,26 +137,29 @@ Result<> FileService::Send(const GuestVolume& volume) {
   bool same = known.number == info.st_ino && known.device == info.st_dev;
   bool writable = !volume.read_only || (same && known.writable);
   if (same && writable == known.writable) return {};
-  files::VolumeMessage message{};
-  std::memcpy(message.name, volume.name.data(), std::min(volume.name.size(), sizeof message.name - 1));
+  files::VolumeMessage message = MessageOf(volume.name);
   message.writable = writable;
-  iovec part{&message, sizeof message};
+  TRY(SendMessage(message, same ? -1 : tree.get()));
+  known = {info.st_dev, info.st_ino, writable};
+  return {};
+}
+
+Result<> FileService::SendMessage(const files::VolumeMessage& message, int fd) {
+  iovec part{const_cast<files::VolumeMessage*>(&message), sizeof message};
   alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
   msghdr header{};
   header.msg_iov = &part;
   header.msg_iovlen = 1;
-  if (!same) {
+  if (fd >= 0) {
     header.msg_control = control;
     header.msg_controllen = sizeof control;
     cmsghdr* beside = CMSG_FIRSTHDR(&header);
     beside->cmsg_level = SOL_SOCKET;
     beside->cmsg_type = SCM_RIGHTS;
     beside->cmsg_len = CMSG_LEN(sizeof(int));
-    int fd = tree.get();
     std::memcpy(CMSG_DATA(beside), &fd, sizeof fd);
   }
   if (sendmsg(control_.get(), &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) return ErrnoError("hand the folder over");
-  known = {info.st_dev, info.st_ino, writable};
   return {};
 }
 
@@ -154,12 +167,34 @@ void FileService::Put(const GuestVolume& volume, Done done) {
   auto sent = pidfd_ ? Result<>() : Start();
   if (sent) sent = Send(volume);
   if (!sent) return done(std::move(sent.error()).Within(fmt::format("volume '{}'", volume.source)));
+  ShareFolders(volume.source, std::move(done));
+}
+
+void FileService::PutConstant(const std::string& name, UniqueFd tree, Done done) {
+  files::VolumeMessage message = MessageOf(name);
+  message.constant = 1;
+  auto sent = pidfd_ ? Result<>() : Start();
+  if (sent) sent = Restrict(tree.get());
+  if (sent) sent = SendMessage(message, tree.get());
+  if (!sent) return done(std::move(sent.error()).Within(fmt::format("folder '{}'", name)));
+  ShareFolders(name, std::move(done));
+}
+
+void FileService::Remove(const std::string& name) {
+  files::VolumeMessage message = MessageOf(name);
+  message.removed = 1;
+  if (!pidfd_) return;
+  auto sent = SendMessage(message, -1);
+  if (!sent) log::Warn("folder '{}': {}", name, sent.error().message);
+}
+
+void FileService::ShareFolders(const std::string& what, Done done) {
   guest::v1::ShareFoldersRequest request;
   request.set_deadline_millis(kFuseMillis);
   client_->Call<guest::v1::ShareFoldersResponse>(guest_service::kGuest, "ShareFolders", request, GuestClient::kTimeoutMillis,
-                                                 [source = volume.source, done](Result<guest::v1::ShareFoldersResponse> shared) {
+                                                 [what, done](Result<guest::v1::ShareFoldersResponse> shared) {
                                                    if (shared) return done({});
-                                                   done(std::move(shared.error()).Within(fmt::format("volume '{}'", source)));
+                                                   done(std::move(shared.error()).Within(fmt::format("volume '{}'", what)));
                                                  });
 }
 

@@ -17,6 +17,7 @@
 #include "base/result.h"
 #include "base/unique_fd.h"
 #include "caisson/guest/v1/guest.pb.h"
+#include "files/serve.h"
 #include "shim/guest_client.h"
 #include "shim/guest_spec.h"
 #include "sys/event_loop.h"
@@ -40,6 +41,10 @@ class FileService {
   void SetGuest(UniqueFd guest, std::vector<std::string> cgroup_procs, OnEnd on_end);
   // The guest has the folder, writable if any container's is. Errors name the folder.
   void Put(const GuestVolume& volume, Done done);
+  // The guest has the folder that the detached mount `tree` is, read-only, under a name that no volume has; nobody changes it.
+  void PutConstant(const std::string& name, UniqueFd tree, Done done);
+  // The guest has it no longer, and nothing holds its mount. Not there: nothing.
+  void Remove(const std::string& name);
   // The process is killed. Idempotent.
   void End();
   int pid() const { return pid_; }
@@ -53,6 +58,8 @@ class FileService {
   Result<> Start();
   Result<> AwaitReady();
   Result<> Send(const GuestVolume& volume);
+  Result<> SendMessage(const files::VolumeMessage& message, int fd);
+  void ShareFolders(const std::string& what, Done done);
   void OnServerEnd();
   std::string LastWords();
 

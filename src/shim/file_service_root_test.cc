@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -83,6 +84,18 @@ class FileServiceTest : public testing::Test {
     EXPECT_TRUE(!waits || loop_->Run());
     return put ? std::move(*put) : Result<>(MakeError(Code::kInternal, "no answer"));
   }
+  Result<> PutConstant(const std::string& below, const std::string& name) {
+    UniqueFd tree(static_cast<int>(syscall(SYS_open_tree, AT_FDCWD, (top_ + below).c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC)));
+    std::optional<Result<>> put;
+    bool waits = false;
+    service_->PutConstant(name, std::move(tree), [&](Result<> result) {
+      put = std::move(result);
+      if (waits) loop_->Stop();
+    });
+    waits = !put;
+    EXPECT_TRUE(!waits || loop_->Run());
+    return put ? std::move(*put) : Result<>(MakeError(Code::kInternal, "no answer"));
+  }
   // A request and its answer: the error, and what is behind the answer's header.
   std::pair<int, std::string> Ask(uint32_t opcode, uint64_t node, const std::string& body) {
     fuse_in_header header{};
@@ -130,6 +143,22 @@ class FileServiceTest : public testing::Test {
   UniqueFd guest_;
   std::unique_ptr<FileService> service_;
 };
+
+TEST_F(FileServiceTest, ARootIsServedReadOnlyUntilItIsRemoved) {
+  ASSERT_TRUE(PutConstant("/folder", "root1"));
+  ASSERT_TRUE(Put("/folder"));
+  uint64_t root = Node(FUSE_ROOT_ID, "root1"), file = Node(root, "file");
+  EXPECT_EQ(ReadAll(file), "content");
+  EXPECT_EQ(CreateError(root, "new"), EROFS);
+  int pid = service_->pid();
+  service_->Remove("root1");
+  // The server looks for messages when it has answered.
+  EXPECT_EQ(ReadAll(Node(Node(FUSE_ROOT_ID, "v"), "file")), "content");
+  EXPECT_EQ(Ask(FUSE_LOOKUP, FUSE_ROOT_ID, std::string("root1") + '\0').first, ENOENT);
+  EXPECT_EQ(Ask(FUSE_OPEN, file, Bytes(fuse_open_in{O_RDONLY, 0})).first, ESTALE);
+  service_->Remove("root1");
+  EXPECT_EQ(service_->pid(), pid);
+}
 
 TEST_F(FileServiceTest, ServesTheFolderAndNothingElse) {
   EXPECT_EQ(service_->pid(), 0) << "no volume, no process";

@@ -57,6 +57,7 @@ struct GuestContainer {
   std::unique_ptr<task::Attachments> attachments;
   std::map<std::string, std::shared_ptr<GuestProcess>> execs;
   std::vector<std::string> serials;  // of its layers' disks
+  std::string root_folder;           // the shared folder below its root, where there are no layers; empty: none
   std::vector<GuestVolume> volumes;
   std::optional<int> oom_score_adj;
   std::optional<pod::v1::ContainerInfoResponse> info;  // as the guest told it at the end

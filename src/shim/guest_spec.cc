@@ -140,6 +140,7 @@ Result<GuestSpec> Rewrite(std::string_view id, const KindOf& kind_of, json* spec
   for (const char* key : {"apparmorProfile", "selinuxLabel"}) {
     if (spec->contains("process")) (*spec)["process"].erase(key);
   }
+  made.root_path = (*spec)["root"].value("path", "rootfs");
   (*spec)["root"]["path"] = "rootfs";
   json score = spec->value("process", json::object()).value("oomScoreAdj", json());
   if (score.is_number_integer()) made.oom_score_adj = static_cast<int>(std::clamp<int64_t>(score.get<int64_t>(), kLeastOomScore, kMostOomScore));

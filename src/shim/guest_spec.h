@@ -40,6 +40,7 @@ struct GuestDisk {
 
 struct GuestSpec {
   std::string config_json;
+  std::string root_path;  // the host's, as it says
   std::vector<GuestVolume> volumes;
   std::optional<int> oom_score_adj;  // of its process
   bool wants_modules = false;  // it may make bridges and the like, which the guest's kernel learns after its boot

@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "shim/guest_spec.h"
+#include "shim/root_tree.h"
 #include "sys/path.h"
 #include "sys/pipe.h"
 #include "task/process.h"
@@ -77,6 +78,8 @@ const char* BufferIf(bool wanted) { return wanted ? task::kBufferPath : ""; }
 struct GuestTasks::Creation {
   ContainerPtr container;
   GuestSpec spec;
+  std::vector<containerd::types::Mount> root;
+  bool shares_root = false;  // what `root` makes of the bundle's folder
   size_t root_layers = 0, volume_layers = 0;  // of the container's disks, where those of its root and those of its volumes end
   Respond<v3::CreateTaskResponse> respond;
   int64_t phase_began = NowNanos();
@@ -177,8 +180,10 @@ Result<> GuestTasks::AttachDevice(const GuestDisk& disk, GuestContainer* contain
 
 Result<> GuestTasks::AttachLayers(const v3::CreateTaskRequest& request, Creation* creation) {
   GuestContainer* container = creation->container.get();
+  creation->shares_root = std::any_of(request.rootfs().begin(), request.rootfs().end(), [](const auto& mount) { return mount.type() != "erofs"; }) || request.rootfs().empty();
   for (const auto& mount : request.rootfs()) {
-    if (mount.type() != "erofs") return MakeError(Code::kUnimplemented, "a root filesystem of type '{}' in a VM pod", mount.type().substr(0, 64));
+    if (mount.type() != "erofs") continue;  // PutRoot
+    if (creation->shares_root) return MakeError(Code::kUnimplemented, "the root file system of a container of a VM pod is made of disks and of mounts");
     TRY(AttachLayer(mount.source(), container));
   }
   creation->root_layers = container->serials.size();
@@ -197,6 +202,7 @@ Result<> GuestTasks::Plan(const v3::CreateTaskRequest& request, Creation* creati
   container.init->err_path = request.stderr();
   TRY(ReadOptions(request.options(), &container));
   std::string config = TRY(sys::ReadFile(request.bundle() + "/config.json", limits::kJsonBytes));
+  if (adapt_) config = TRY(adapt_(config));
   creation->spec = TRY(MakeGuestSpec(request.id(), config, KindOfVolume));
   container.volumes = creation->spec.volumes;
   container.oom_score_adj = creation->spec.oom_score_adj;
@@ -217,7 +223,22 @@ void GuestTasks::Create(const v3::CreateTaskRequest& request, Respond<v3::Create
   auto planned = Plan(request, creation.get());
   if (!planned) return Fail(creation, std::move(planned.error()));
   creation->EndPhase("vm_disks");
-  PutVolumes(creation, 0);
+  creation->root.assign(request.rootfs().begin(), request.rootfs().end());
+  PutRoot(creation);
+}
+
+void GuestTasks::PutRoot(const CreationPtr& creation) {
+  if (!creation->shares_root) return PutVolumes(creation, 0);
+  GuestContainer& container = *creation->container;
+  const std::string& path = creation->spec.root_path;
+  auto tree = OpenRootTree(creation->root, path.starts_with('/') ? path : container.bundle + "/" + path);
+  if (!tree) return Fail(creation, std::move(tree.error()));
+  container.root_folder = fmt::format("root{}", ++root_folders_);
+  files_.PutConstant(container.root_folder, std::move(*tree), [this, creation](Result<> put) {
+    if (!put) return Fail(creation, std::move(put.error()));
+    creation->EndPhase("vm_root");
+    PutVolumes(creation, 0);
+  });
 }
 
 void GuestTasks::PutVolumes(const CreationPtr& creation, size_t next) {
@@ -257,6 +278,7 @@ void GuestTasks::Prepare(const CreationPtr& creation) {
   for (size_t i = 0; i < creation->volume_layers; ++i) i < creation->root_layers ? request.add_layer_serials(serials[i]) : request.add_volume_serials(serials[i]);
   request.set_deadline_millis(kDiskMillis);
   request.set_await_modules(creation->spec.wants_modules);
+  request.set_root_folder(creation->container->root_folder);
   client_->Call<guest::v1::PrepareContainerResponse>(guest_service::kGuest, "PrepareContainer", request, GuestClient::kTimeoutMillis,
                                                      [this, creation](Result<guest::v1::PrepareContainerResponse> prepared) {
                                                        if (!prepared) return Fail(creation, std::move(prepared.error()));
@@ -305,6 +327,7 @@ void GuestTasks::Release(const ContainerPtr& container) {
   client_->Call<guest::v1::ReleaseContainerResponse>(
       guest_service::kGuest, "ReleaseContainer", request, GuestClient::kTimeoutMillis, [this, container](Result<guest::v1::ReleaseContainerResponse> released) {
         volumes_.Release(container->id);
+        if (!container->root_folder.empty()) files_.Remove(container->root_folder);
         for (const std::string& serial : container->serials) {
           auto disk = disks_.find(serial);
           if (disk == disks_.end()) continue;
@@ -328,7 +351,9 @@ Result<> GuestTasks::OpenStdio(const ContainerPtr& container, const ProcessPtr& 
     process->in = std::make_unique<GuestInput>(loop_, pipe_of(false), std::move(pipe.reader));
   } else if (!process->in_path.empty()) {
     UniqueFd reader = TRY(task::OpenFifo(process->in_path, O_RDONLY));
-    process->stdin_writer = TRY(task::OpenFifo(process->in_path, O_WRONLY));
+    // ctr may have seen the end of its input before it can say so (CloseIO): for other clients than caissond it is the FIFO's, whose last
+    // writer goes. One that has not had a writer yet does not look ended (poll(2)).
+    if (!adapt_ || process == container->init) process->stdin_writer = TRY(task::OpenFifo(process->in_path, O_WRONLY));
     process->in = std::make_unique<GuestInput>(loop_, pipe_of(false), std::move(reader));
   }
   if (own) {

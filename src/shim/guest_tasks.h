@@ -47,6 +47,9 @@ class GuestTasks {
   // There is no machine any more; GuestClient has been told. Every process counts as killed.
   void OnVmEnd();
   FileService* files() { return &files_; }
+  // Makes the host's specification of a container one that caissond could have written; for specifications of others.
+  using Adapt = std::function<Result<std::string>(const std::string& config_json)>;
+  void SetAdapt(Adapt adapt) { adapt_ = std::move(adapt); }
 
  private:
   struct Creation;
@@ -71,6 +74,8 @@ class GuestTasks {
   Result<> AttachDevice(const GuestDisk& disk, GuestContainer* container);
   // For the container, beside those that have it already.
   Result<> AttachDisk(const std::string& serial, const UniqueFd& fd, bool read_only, GuestContainer* container);
+  // The root as a shared folder, where it is not made of layers.
+  void PutRoot(const CreationPtr& creation);
   void PutVolumes(const CreationPtr& creation, size_t next);
   // The container's devices get the guest's numbers.
   void NumberDevices(const CreationPtr& creation);
@@ -112,6 +117,8 @@ class GuestTasks {
   vmm::Vm* vm_ = nullptr;
   int oom_score_;
   VmEnd end_;
+  Adapt adapt_;
+  uint64_t root_folders_ = 0;  // ever
   std::vector<std::function<void()>> lost_;  // ends of processes, since the channel broke; told with the machine's
   std::map<std::string, ContainerPtr> containers_;
   ContainerPtr debug_;  // the guest itself, as if it were a container; null: not allowed

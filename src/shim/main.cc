@@ -6,7 +6,7 @@
 //     serves the pod on an already listening unix socket until it is shut down, or gets SIGTERM; started by caissond.
 //   containerd-shim-caisson-v2 -namespace NS -id ID [-address …] [-bundle DIR] start | delete
 //     as containerd and CRI-O call their shims (shim_command.h); `start` leaves a companion behind that serves their pod or container:
-//     `serve` with --namespace NS --socket PATH [--events PATH] [--log-level LEVEL].
+//     `serve` with --namespace NS --socket PATH [--events PATH] [--log-level LEVEL] [--sandbox vm] [--settings PATH].
 //   containerd-shim-caisson-v2 cleanup --id POD --bundle DIR
 //     after the companion's sudden death: ends and removes what it left.
 //   containerd-shim-caisson-v2 probe --folder DIR
@@ -43,11 +43,13 @@
 #include "files/serve.h"
 #include "oci/user_namespace.h"
 #include "shim/cgroup_record.h"
+#include "shim/containerd_vm.h"
 #include "shim/event_publisher.h"
 #include "shim/foreign_pod.h"
 #include "shim/foreign_record.h"
 #include "shim/native_pod.h"
 #include "shim/shim_actions.h"
+#include "shim/shim_settings.h"
 #include "shim/template_keeper.h"
 #include "shim/vm_pod.h"
 #include "sys/event_loop.h"
@@ -173,20 +175,35 @@ task::TasksOptions ForContainerd(const Flags& flags, EventPublisher* publisher) 
   return options;
 }
 
+// Until the loop is stopped; `shutdown` when there is nothing left to serve.
+Result<> ServeContainerdVm(const Flags& flags, UniqueFd listener, EventPublisher* publisher, const std::function<void()>& shutdown, sys::EventLoop* loop) {
+  auto settings = flags.find("settings");
+  task::EventSink on_event;
+  if (publisher != nullptr) on_event = [publisher](const task::Event& event) { publisher->Publish(event); };
+  ContainerdVm vm(flags.at("id"), loop, TRY(LoadShimSettings(settings == flags.end() ? "" : settings->second)), std::move(on_event));
+  auto server = ttrpc::Server::Create(loop);
+  vm.Register(server.get(), [&vm, shutdown] {
+    if (auto stopped = vm.pod()->Stop(kStopMillis); !stopped) log::Error("stop pod {}: {}", vm.pod()->id(), stopped.error().message);
+    shutdown();
+  });
+  return ServePod(vm.pod(), server.get(), std::move(listener), loop, shutdown);
+}
+
 Result<> ServeContainerd(Flags flags, UniqueFd listener, sys::EventLoop* loop) {
   log::Level level = log::Level::kInfo;
   if (log::ParseLevel(flags["log-level"], &level)) log::SetLevel(level);
   if (chdir("/") != 0) return ErrnoError("chdir to '/'");
   (void)mkdir("/run/caisson", 0700);
-  auto tasks = TRY(task::Tasks::Create(loop));
   std::optional<EventPublisher> publisher;
   if (!flags["events"].empty()) publisher.emplace(loop, flags["events"], flags["namespace"]);
-  tasks->set_options(ForContainerd(flags, publisher ? &*publisher : nullptr));
   auto shutdown = [stop = StopSoon(loop), &publisher, socket = flags["socket"]] {
     // Whoever asks for the same pod from now on gets another companion.
     unlink(socket.c_str());
     publisher ? publisher->Flush(kLastEventsMillis, stop) : stop();
   };
+  if (flags["sandbox"] == "vm") return ServeContainerdVm(flags, std::move(listener), publisher ? &*publisher : nullptr, shutdown, loop);
+  auto tasks = TRY(task::Tasks::Create(loop));
+  tasks->set_options(ForContainerd(flags, publisher ? &*publisher : nullptr));
   NativePod pod(flags["id"], kSeccompFolder, tasks.get());
   auto server = ttrpc::Server::Create(loop);
   // A sandbox ends by its own service: it may well be without containers for a while.
@@ -282,7 +299,7 @@ Result<> Run(int argc, char** argv) {
     std::fputs(kUsage, stdout);
     return {};
   }
-  if (verb == "serve") return Serve(TRY(ParseFlags(argc, argv, {"id", "listen-fd", "log-fd", "seccomp-cache", "sandbox", "folder", "namespace", "socket", "events", "log-level"})));
+  if (verb == "serve") return Serve(TRY(ParseFlags(argc, argv, {"id", "listen-fd", "log-fd", "seccomp-cache", "sandbox", "folder", "namespace", "socket", "events", "log-level", "settings"})));
   if (verb == "serve-files") std::exit(files::Serve());
   if (verb == "cleanup") {
     auto flags = TRY(ParseFlags(argc, argv, {"id", "bundle"}));

@@ -21,7 +21,7 @@
 namespace caisson::shim {
 namespace {
 
-constexpr int64_t kKillMillis = 5'000;
+constexpr int64_t kRuntimeKillMillis = 5'000;
 
 std::string RemainsPath(const std::string& bundle) { return bundle + "/bundles"; }
 
@@ -93,12 +93,12 @@ Result<> OciRuntime::StartSandbox(const std::string& pid_namespace) {
   sandbox_ = std::move(*created);
   auto started = sandbox_->Start();
   if (started) return {};
-  (void)RemoveSandbox(kKillMillis);
+  (void)RemoveSandbox(kRuntimeKillMillis);
   return std::move(started.error()).Within(fmt::format("start the sandbox of pod '{}'", pod_id_));
 }
 
 void OciRuntime::KillSandbox() {
-  if (sandbox_) (void)sandbox_->cgroup()->Kill(Deadline::After(kKillMillis));
+  if (sandbox_) (void)sandbox_->cgroup()->Kill(Deadline::After(kRuntimeKillMillis));
 }
 
 Result<> OciRuntime::RemoveSandbox(int64_t deadline_millis) {

@@ -20,6 +20,7 @@
 #include "containerd/types.pb.h"
 #include "oci/cgroup.h"
 #include "shim/cgroup_record.h"
+#include "shim/shim_settings.h"
 #include "sys/event_loop.h"
 #include "sys/new_file.h"
 #include "sys/own_program.h"
@@ -36,7 +37,7 @@ namespace v3 = containerd::task::v3;
 
 constexpr char kSocketFolder[] = "/run/containerd/s";
 constexpr char kScheme[] = "unix://";
-constexpr uint32_t kKilledStatus = 128 + SIGKILL;
+constexpr uint32_t kLostStatus = 128 + SIGKILL;
 constexpr size_t kMaxInputBytes = 4 << 20;
 constexpr int64_t kInputMillis = 10'000, kEndMillis = 10'000;
 constexpr int kMaxOomScore = 1000;
@@ -124,7 +125,22 @@ Result<> MoveTo(const std::string& cgroup_path, int pid) {
   return (*cgroup)->Attach(pid);
 }
 
-Result<int> SpawnCompanion(const ShimCommand& command, const StartInput& input, const std::string& bundle, const std::string& group,
+// What the companion makes of its pod, and what it reads on how.
+struct CompanionKind {
+  bool vm = false;
+  std::string settings_path;  // empty: there is no such file
+};
+
+Result<CompanionKind> KindOfCompanion(const ShimCommand& command, const StartInput& input, const std::string& config) {
+  CompanionKind kind;
+  kind.settings_path = input.settings_path.empty() ? Environment(kShimSettingsVariable) : input.settings_path;
+  ShimSettings settings = TRY(LoadShimSettings(kind.settings_path));
+  std::string asked = TRY(SandboxOf(config));
+  kind.vm = command.vm() || (asked.empty() ? settings.sandbox : asked) == "vm";
+  return kind;
+}
+
+Result<int> SpawnCompanion(const ShimCommand& command, const StartInput& input, const CompanionKind& kind, const std::string& bundle, const std::string& group,
                            const std::string& socket, int listener) {
   sys::SpawnRequest request;
   request.program = TRY(sys::OwnProgram());
@@ -137,6 +153,8 @@ Result<int> SpawnCompanion(const ShimCommand& command, const StartInput& input, 
   }
   std::string events = input.ttrpc_address.empty() ? Environment("TTRPC_ADDRESS") : input.ttrpc_address;
   if (!events.empty()) request.argv.insert(request.argv.end(), {"--events", events});
+  if (kind.vm) request.argv.insert(request.argv.end(), {"--sandbox", "vm"});
+  if (!kind.settings_path.empty()) request.argv.insert(request.argv.end(), {"--settings", kind.settings_path});
   if (input.debug) request.argv.insert(request.argv.end(), {"--log-level", "debug"});
   for (const char* name : {"PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "TSAN_OPTIONS"}) {
     if (const char* value = getenv(name)) request.environment.push_back(fmt::format("{}={}", name, value));
@@ -144,11 +162,11 @@ Result<int> SpawnCompanion(const ShimCommand& command, const StartInput& input, 
   return sys::SpawnDetached(request);
 }
 
-Result<> StartCompanion(const ShimCommand& command, const StartInput& input, const std::string& bundle, const std::string& group,
+Result<> StartCompanion(const ShimCommand& command, const StartInput& input, const CompanionKind& kind, const std::string& bundle, const std::string& group,
                         const std::string& socket) {
   UniqueFd listener = TRY(sys::ListenUnixAnew(socket));
   auto start = [&]() -> Result<> {
-    int pid = TRY(SpawnCompanion(command, input, bundle, group, socket, listener.get()));
+    int pid = TRY(SpawnCompanion(command, input, kind, bundle, group, socket, listener.get()));
     RaiseOomScore(pid);
     auto placed = input.shim_cgroup.empty() ? Result<>() : MoveTo(input.shim_cgroup, pid);
     if (placed) placed = WriteBundleFile(bundle, kShimPidFile, fmt::format("{}", pid));
@@ -216,7 +234,7 @@ Result<> EndLiving(const std::string& socket, const std::string& id) {
 // How the container ended: as its companion has written, or with it.
 void FillExit(const std::string& bundle, v3::DeleteResponse* response) {
   int64_t nanos = NowNanos();
-  response->set_exit_status(kKilledStatus);
+  response->set_exit_status(kLostStatus);
   if (auto exit = sys::ReadFile(bundle + "/" + kExitFile, 64)) {
     auto words = Split(*exit, ' ');
     auto status = ParseUint64(words[0]);
@@ -236,9 +254,6 @@ Result<> WriteBundleFile(const std::string& bundle, const char* name, const std:
 }
 
 Result<> StartShim(const ShimCommand& command) {
-  if (command.vm()) {
-    return MakeError(Code::kUnimplemented, "pods that are virtual machines are run by caissond alone so far; use io.containerd.caisson.v2 here");
-  }
   std::string bundle = TRY(WorkingFolder());
   StartInput input = TRY(ParseStartInput(TRY(ReadInput()), command));
   auto config = sys::ReadFile(bundle + "/config.json", limits::kJsonBytes);
@@ -247,10 +262,11 @@ Result<> StartShim(const ShimCommand& command) {
   if (!config) return std::move(config.error());
   auto group = GroupOf(*config, command.id);
   if (!group) return std::move(group.error()).Within(bundle + "/config.json");
+  CompanionKind kind = TRY(KindOfCompanion(command, input, *config));
   std::string folder = input.socket_dir.empty() ? kSocketFolder : input.socket_dir;
   TRY(MakeFolders(folder));
   std::string socket = SocketPath(folder, command, *group);
-  if (!sys::ConnectUnix(socket)) TRY(StartCompanion(command, input, bundle, *group, socket));
+  if (!sys::ConnectUnix(socket)) TRY(StartCompanion(command, input, kind, bundle, *group, socket));
   std::string address = kScheme + socket;
   TRY(WriteBundleFile(bundle, kAddressFile, address));
   return Print(StartAnswer(input, Environment("MAX_SHIM_VERSION"), address));

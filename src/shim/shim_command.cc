@@ -12,6 +12,7 @@
 #include "base/strings.h"
 #include "containerd/bootstrap.pb.h"
 #include "containerd/runc_options.pb.h"
+#include "containerd/runtime_options.pb.h"
 
 namespace caisson::shim {
 namespace {
@@ -20,6 +21,7 @@ namespace boot = containerd::runtime::bootstrap::v1;
 
 constexpr int kNewestVersion = 3;
 
+constexpr char kSandboxAnnotation[] = "io.caisson.sandbox";
 // The first that is there names the pod: containerd's CRI, CRI-O, and what containerd's own shim for runc looks for.
 constexpr const char* kGroupAnnotations[] = {"io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID", "io.containerd.runc.v2.group"};
 
@@ -43,6 +45,24 @@ Result<> CheckCommand(const ShimCommand& command) {
   if (!IsSafeName(command.id)) return MakeError(Code::kInvalidArgument, "'-id {}' is no container's id", command.id.substr(0, 128));
   if (!IsSafeName(command.name_space)) return MakeError(Code::kInvalidArgument, "'-namespace {}' is no namespace", command.name_space.substr(0, 128));
   return {};
+}
+
+bool IsRuncOptions(const wkt::Any& options) { return options.type_url().ends_with("containerd.runc.v1.Options"); }
+// What the CRI makes of the options of a runtime that it does not know.
+bool IsRuntimeOptions(const wkt::Any& options) { return options.type_url().ends_with("runtimeoptions.v1.Options"); }
+
+// A text among the annotations; null: there is none of that name.
+const std::string* FindAnnotation(const Json& config, const char* name) {
+  auto annotations = config.find("annotations");
+  if (annotations == config.end() || !annotations->is_object()) return nullptr;
+  auto found = annotations->find(name);
+  return found == annotations->end() || !found->is_string() ? nullptr : &found->get_ref<const std::string&>();
+}
+
+Result<Json> ParseConfigObject(const std::string& config_json) {
+  Json config = TRY(ParseJson(config_json));
+  if (!config.is_object()) return MakeError(Code::kInvalidArgument, "the configuration is no object");
+  return config;
 }
 
 }  // namespace
@@ -98,12 +118,20 @@ Result<StartInput> ParseStartInput(const std::string& input, const ShimCommand& 
     start.socket_dir = params.socket_dir();
     start.debug = start.debug || params.log_level() < boot::LOG_LEVEL_INFO;
     for (const auto& extension : params.extensions()) {
-      if (extension.value().type_url().ends_with("containerd.runc.v1.Options")) options = extension.value();
+      if (IsRuncOptions(extension.value()) || IsRuntimeOptions(extension.value())) options = extension.value();
     }
   } else if (!input.empty() && !options.ParseFromString(input)) {
     return MakeError(Code::kInvalidArgument, "the runtime options on stdin do not parse");
   }
-  if (options.type_url().ends_with("containerd.runc.v1.Options")) {
+  if (IsRuntimeOptions(options)) {
+    runtimeoptions::v1::Options file;
+    if (!file.ParseFromString(options.value())) return MakeError(Code::kInvalidArgument, "the runtime options on stdin do not parse");
+    start.settings_path = file.config_path();
+    if (!start.settings_path.empty() && start.settings_path[0] != '/') {
+      return MakeError(Code::kInvalidArgument, "the runtime option ConfigPath '{}' is no absolute path", start.settings_path.substr(0, 256));
+    }
+  }
+  if (IsRuncOptions(options)) {
     containerd::runc::v1::Options runc;
     if (!runc.ParseFromString(options.value())) return MakeError(Code::kInvalidArgument, "the runc options on stdin do not parse");
     start.shim_cgroup = runc.shim_cgroup();
@@ -125,18 +153,22 @@ std::string StartAnswer(const StartInput& input, const std::string& max_version,
 }
 
 Result<std::string> GroupOf(const std::string& config_json, const std::string& id) {
-  Json config = TRY(ParseJson(config_json));
-  if (!config.is_object()) return MakeError(Code::kInvalidArgument, "the configuration is no object");
-  auto annotations = config.find("annotations");
-  if (annotations == config.end() || !annotations->is_object()) return id;
+  Json config = TRY(ParseConfigObject(config_json));
   for (const char* name : kGroupAnnotations) {
-    auto found = annotations->find(name);
-    if (found == annotations->end() || !found->is_string()) continue;
-    const auto& group = found->get_ref<const std::string&>();
-    if (!IsSafeName(group)) return MakeError(Code::kInvalidArgument, "annotation '{}' is no id", name);
-    return group;
+    const std::string* group = FindAnnotation(config, name);
+    if (group == nullptr) continue;
+    if (!IsSafeName(*group)) return MakeError(Code::kInvalidArgument, "annotation '{}' is no id", name);
+    return *group;
   }
   return id;
+}
+
+Result<std::string> SandboxOf(const std::string& config_json) {
+  Json config = TRY(ParseConfigObject(config_json));
+  const std::string* sandbox = FindAnnotation(config, kSandboxAnnotation);
+  if (sandbox == nullptr) return std::string();
+  if (*sandbox == "native" || *sandbox == "vm") return *sandbox;
+  return MakeError(Code::kInvalidArgument, "annotation '{}' is '{}', neither native nor vm", kSandboxAnnotation, sandbox->substr(0, 64));
 }
 
 std::string SocketPath(const std::string& folder, const ShimCommand& command, const std::string& group) {

@@ -35,7 +35,8 @@ struct StartInput {
   std::string ttrpc_address;  // of containerd, where events go
   std::string socket_dir;
   bool debug = false;
-  std::string shim_cgroup;  // runc's option: where the companion is to be
+  std::string shim_cgroup;    // runc's option: where the companion is to be
+  std::string settings_path;  // shim_settings.h; empty: not said
 };
 // `input`: at most a few MiB. Errors: kInvalidArgument for options that do not parse.
 Result<StartInput> ParseStartInput(const std::string& input, const ShimCommand& command);
@@ -48,6 +49,8 @@ std::string StartAnswer(const StartInput& input, const std::string& max_version,
 // The group whose containers share a companion, from the annotations of the OCI configuration: the pod sandbox's id, or the
 // container's own.
 Result<std::string> GroupOf(const std::string& config_json, const std::string& id);
+// What the annotation io.caisson.sandbox says that its pod is to be: "native" or "vm"; empty: nothing. kInvalidArgument: something else.
+Result<std::string> SandboxOf(const std::string& config_json);
 // The companion's socket: its name says nothing but is the same for each container of a group, as is asked of it.
 std::string SocketPath(const std::string& folder, const ShimCommand& command, const std::string& group);
 

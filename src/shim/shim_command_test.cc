@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "containerd/bootstrap.pb.h"
 #include "containerd/runc_options.pb.h"
+#include "containerd/runtime_options.pb.h"
 
 namespace caisson::shim {
 namespace {
@@ -130,6 +131,28 @@ TEST(ShimStart, BootstrapParamsAreAnsweredWithTheirResult) {
 }
 
 TEST(ShimStart, NoiseOnStdinIsRefused) { EXPECT_FALSE(ParseStartInput("\xff\xff\xff", Command()).has_value()); }
+
+TEST(ShimStart, TheCrisOptionsForARuntimeThatItDoesNotKnowNameAFile) {
+  auto path_in = [](const std::string& path) {
+    runtimeoptions::v1::Options file;
+    file.set_config_path(path);
+    wkt::Any any;
+    any.set_type_url("types.containerd.io/runtimeoptions.v1.Options");
+    any.set_value(file.SerializeAsString());
+    return ParseStartInput(any.SerializeAsString(), Command());
+  };
+  EXPECT_EQ(path_in("/etc/shim.json")->settings_path, "/etc/shim.json");
+  EXPECT_EQ(path_in("")->settings_path, "");
+  EXPECT_FALSE(path_in("shim.json").has_value());
+}
+
+TEST(ShimSandbox, IsWhatTheAnnotationSays) {
+  EXPECT_EQ(*SandboxOf(R"({"annotations":{"io.caisson.sandbox":"vm"}})"), "vm");
+  EXPECT_EQ(*SandboxOf(R"({"annotations":{"io.caisson.sandbox":"native"}})"), "native");
+  EXPECT_EQ(*SandboxOf(R"({"annotations":{"other":"vm"}})"), "");
+  EXPECT_EQ(*SandboxOf("{}"), "");
+  EXPECT_FALSE(SandboxOf(R"({"annotations":{"io.caisson.sandbox":"jail"}})").has_value());
+}
 
 TEST(ShimGroup, IsThePodsSandbox) {
   auto group = [](const char* annotations) { return GroupOf(std::string(R"({"annotations":)") + annotations + "}", "own"); };

@@ -50,6 +50,10 @@ class VmPod : public SandboxPod {
   void Start(Done done) override;
   Result<> Stop(int64_t deadline_millis) override { return End("the pod has been stopped", deadline_millis); }
   int SandboxPid() const override { return sandbox_pid_; }
+  // Before the first container (guest_tasks.h).
+  void SetAdapt(GuestTasks::Adapt adapt) { tasks_.SetAdapt(std::move(adapt)); }
+  // The VMM's; null: it is in ours, or there is none.
+  oci::Cgroup* cgroup() { return cgroup_.get(); }
   std::map<std::string, std::string> Info() const override;
 
  private:

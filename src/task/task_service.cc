@@ -9,7 +9,6 @@
 
 #include "base/clock.h"
 #include "caisson/pod/v1/pod.pb.h"
-#include "containerd/runc_options.pb.h"
 #include "containerd/task_v3.pb.h"
 #include "task/checkpoint.h"
 #include "task/metrics.h"
@@ -281,15 +280,8 @@ class Service {
     return {};
   }
 
-  // What we have no use for changes nothing (root, where runc keeps its state; task_api_address,
-  // which is ours); what would change what the container gets is refused.
   static Result<> ReadRuncOptions(const containerd::runc::v1::Options& options, CreateRequest* create) {
-    auto refuse = [&](const char* name, const char* why) {
-      return MakeError(Code::kUnimplemented, "container '{}': the runc option '{}' is not supported: {}", create->id, name, why);
-    };
-    if (options.no_pivot_root()) return refuse("no_pivot_root", "the root is always entered by pivot_root");
-    if (options.no_new_keyring()) return refuse("no_new_keyring", "a container always has a session keyring of its own");
-    if (!options.binary_name().empty()) return refuse("binary_name", "this shim starts containers itself");
+    TRY(CheckRuncOptions(create->id, options));
     create->systemd_cgroup = options.systemd_cgroup();
     create->stdio.io_uid = options.io_uid();
     create->stdio.io_gid = options.io_gid();
@@ -329,6 +321,16 @@ void Add(ttrpc::Server* server, const char* method, std::shared_ptr<Service> ser
 }
 
 }  // namespace
+
+Result<> CheckRuncOptions(const std::string& container_id, const containerd::runc::v1::Options& options) {
+  auto refuse = [&](const char* name, const char* why) {
+    return MakeError(Code::kUnimplemented, "container '{}': the runc option '{}' is not supported: {}", container_id, name, why);
+  };
+  if (options.no_pivot_root()) return refuse("no_pivot_root", "the root is always entered by pivot_root");
+  if (options.no_new_keyring()) return refuse("no_new_keyring", "a container always has a session keyring of its own");
+  if (!options.binary_name().empty()) return refuse("binary_name", "this shim starts containers itself");
+  return {};
+}
 
 void RegisterTaskService(ttrpc::Server* server, Tasks* tasks, std::function<void()> on_shutdown) {
   auto service = std::make_shared<Service>(tasks, std::move(on_shutdown));

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A pod that is a virtual machine, asked for by a client that knows nothing of such (containerd, CRI-O): by the OCI configuration of its
+// first container. And what of the configurations of the others is not as caissond would have written it. Pure.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "caisson/pod/v1/pod.pb.h"
+#include "shim/shim_settings.h"
+
+namespace caisson::shim {
+
+// What the machine is made of.
+struct VmRequest {
+  bool sandbox = false;  // the container only holds the pod (a pause container): the machine stands for it
+  std::string netns_path;  // empty: a new network namespace
+  pod::v1::SandboxOptions options;
+};
+
+struct HostFacts {
+  std::string name;  // its host name, for a pod that has none
+  uint32_t processors = 1;
+  bool kvm = false;      // it runs guests at speed
+  bool systemd = false;  // which a cgroupsPath of its kind is meant for then, whatever the client says
+};
+
+// Of the pod `group`. `systemd_cgroup`: the configuration's cgroupsPath is one of systemd's. Errors: kInvalidArgument for what does not
+// parse, kFailedPrecondition with a sentence for a namespace of the host's.
+Result<VmRequest> MakeVmRequest(std::string_view config_json, const std::string& group, bool systemd_cgroup, const ShimSettings& settings, const HostFacts& host);
+
+// What a container's configuration may name of its pod.
+struct PodOnHost {
+  std::string id;
+  uint32_t pid = 0;        // that was told of its sandbox
+  uint32_t guest_pid = 0;  // what that is in the guest
+  bool sandbox = false;    // VmRequest::sandbox
+};
+// The pod's /dev/shm and its PID namespace become the guest's own, sysctls go where the pod has been given them (`sandbox` false).
+// kFailedPrecondition for a mount that is to be shared with the host's.
+Result<std::string> AdaptConfig(std::string_view config_json, const PodOnHost& pod);
+
+}  // namespace caisson::shim
