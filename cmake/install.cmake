@@ -8,6 +8,15 @@ foreach(program caissond caisson containerd-shim-caisson-v2 caisson-oci)
   endif()
 endforeach()
 
+# The name by which containerd finds the companion for pods that are virtual machines.
+if(TARGET containerd-shim-caisson-v2)
+  install(CODE [[
+    set(folder "$ENV{DESTDIR}${CMAKE_INSTALL_PREFIX}/bin")
+    message(STATUS "Installing: ${folder}/containerd-shim-caisson-vm-v2")
+    file(CREATE_LINK containerd-shim-caisson-v2 "${folder}/containerd-shim-caisson-vm-v2" SYMBOLIC)
+  ]])
+endif()
+
 # The unit names the daemon's path, which is known only now.
 install(CODE [[
   file(READ "${CMAKE_CURRENT_LIST_DIR}/share-root.txt" source)

@@ -3,11 +3,13 @@
 
   run.py [--handler H | --containerd TYPE] [--focus REGEX] [--skip REGEX] [--parallel N [N...]]    one run for each N, of N specs at a time
 
-With --containerd the suite is run against a containerd, whose default runtime is TYPE: io.containerd.caisson.v2, io.containerd.runc.v2.
+With --containerd the suite is run against a containerd, whose default runtime is TYPE: io.containerd.caisson.v2, io.containerd.caisson-vm.v2,
+io.containerd.runc.v2.
 
 Exit status: 0 all that ran passed; 1 something failed; 77 Go or its modules are not to be had here (said on stderr).
 """
 import argparse
+import json
 import os
 import re
 import subprocess
@@ -22,7 +24,7 @@ import images  # noqa: E402
 import tools  # noqa: E402
 from harness.containerd import Containerd  # noqa: E402
 from harness.daemon import Daemon, remove_tree  # noqa: E402
-from harness.handler import BUILD, FOREIGN, VM_CONFIG, missing_for_vms  # noqa: E402
+from harness.handler import BUILD, FOREIGN, GUEST, VM_CONFIG, missing_for_vms  # noqa: E402
 from harness.leaks import Leaks  # noqa: E402
 from harness.registry import Registry, wait_for  # noqa: E402
 
@@ -77,7 +79,7 @@ def main():
     except tools.Unavailable as reason:
         print(f"conformance: {reason}", file=sys.stderr)
         sys.exit(77)
-    vms = args.handler == "caisson-vm"
+    vms = args.handler == "caisson-vm" or "-vm." in (args.containerd or "")
     if vms and missing_for_vms():
         print(f"conformance: {missing_for_vms()}", file=sys.stderr)
         sys.exit(77)
@@ -89,7 +91,9 @@ def main():
         critest = with_digest(critest, images.push_all(registry, folder), folder)
         images.write_mirrors(registry, f"{folder}/certs.d")
         if args.containerd:
-            daemon = Containerd(folder, cri=True, runtimes={"caisson": args.containerd},
+            with open(f"{folder}/shim.json", "w") as f:
+                json.dump({"kernel": f"{GUEST}/kernel", "initrd": f"{GUEST}/initramfs"}, f)
+            daemon = Containerd(folder, cri=True, runtimes={"caisson": args.containerd}, environment={"CAISSON_SHIM_CONFIG": f"{folder}/shim.json"},
                                 config=f'[plugins."io.containerd.grpc.v1.cri".registry]\nconfig_path = "{folder}/certs.d"\n')
         else:
             foreign = f"\n[handlers.{args.handler}]\n{FOREIGN[args.handler]}" if args.handler in FOREIGN else ""
@@ -100,7 +104,7 @@ def main():
                    "--ginkgo.no-color", "--ginkgo.timeout", "40m"]
         if args.focus:
             options += ["--ginkgo.focus", args.focus]
-        for skipped in [*EXCLUDED.get(args.handler, ()), *filter(None, [args.skip])]:
+        for skipped in [*EXCLUDED.get("caisson-vm" if vms else args.handler, ()), *filter(None, [args.skip])]:
             options += ["--ginkgo.skip", skipped]
         passed = all([run([critest, *options], count, folder, daemon) for count in args.parallel])
     finally:

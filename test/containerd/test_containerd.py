@@ -245,11 +245,6 @@ def test_checkpoint_of_a_paused_container_is_refused(containerd, name):
     assert containerd.tasks()[name] == "RUNNING"
 
 
-def test_virtual_machines_are_refused(containerd, name):
-    done = containerd.ctr("run", "--runtime", "io.containerd.caisson-vm.v2", containerd.image, name, "true", check=False)
-    assert done.returncode != 0 and "virtual machines are run by caissond alone" in done.stderr
-
-
 def test_version_and_flags():
     from harness.daemon import BIN
     program = f"{BIN}/containerd-shim-caisson-v2"

@@ -74,8 +74,11 @@ def test_contents(deb):
                  "usr/share/fish/vendor_completions.d/caisson.fish", "usr/share/man/man1/caisson.1.gz", "usr/share/man/man8/caissond.8.gz",
                  "usr/bin/caisson-oci", "usr/share/man/man8/caisson-oci.8.gz"):
         assert path in found and found[path].size > 0, path
+    assert found["usr/bin/containerd-shim-caisson-vm-v2"].linkname == "containerd-shim-caisson-v2"
     for path, member in found.items():
         assert (member.uname, member.gname) == ("root", "root"), path
+        if member.issym():
+            continue  # its mode says nothing
         assert not member.mode & 0o022 and not member.mode & (stat.S_ISUID | stat.S_ISGID), (path, oct(member.mode))
         assert member.isdir() or bool(member.mode & 0o111) == path.startswith("usr/bin/"), (path, oct(member.mode))
         # Tests, headers, libraries of the build are not for a node.
@@ -175,5 +178,5 @@ def test_install_with_destdir(folder):
     with open(f"{folder}/opt/caisson/lib/systemd/system/caissond.service") as f:
         assert "ExecStart=/opt/caisson/bin/caissond\n" in f.read()
     assert os.listdir(folder) == ["opt"]
-    assert sorted(os.listdir(f"{folder}/opt/caisson/bin")) == sorted(PROGRAMS)
+    assert sorted(os.listdir(f"{folder}/opt/caisson/bin")) == sorted([*PROGRAMS, "containerd-shim-caisson-vm-v2"])
     output(f"{folder}/opt/caisson/bin/caissond", "--version")
