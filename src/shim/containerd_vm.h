@@ -37,6 +37,8 @@ class ContainerdVm {
   ContainerdVm(std::string id, sys::EventLoop* loop, ShimSettings settings, task::EventSink on_event);
   ContainerdVm(const ContainerdVm&) = delete;
   ContainerdVm& operator=(const ContainerdVm&) = delete;
+  // The machine ends while there is somebody to be told.
+  ~ContainerdVm() { (void)pod_.Stop(kStopMillis); }
 
   // Before the server listens; it outlives the server. `on_shutdown` runs at Shutdown when no container is left, or with `now`.
   void Register(ttrpc::Server* server, const std::function<void()>& on_shutdown);
