@@ -21,7 +21,7 @@ struct Head {
 constexpr uint32_t kMagic = 0x63414c31;
 
 struct Control {
-  alignas(cmsghdr) char bytes[CMSG_SPACE(sizeof(int) * kLaunchDescriptors)];
+  alignas(cmsghdr) char bytes[CMSG_SPACE(sizeof(int) * kLaunchDescriptors) + CMSG_SPACE(sizeof(ucred))];
 };
 
 Result<> Await(int socket, short events, const Deadline& deadline, const char* what) {
@@ -58,7 +58,7 @@ Result<size_t> SendSome(int socket, std::string_view text, const std::vector<int
 }
 
 // What there is, up to `size` bytes; 0: the end. The descriptors are ours from here on.
-Result<size_t> ReceiveSome(int socket, char* to, size_t size, std::vector<UniqueFd>* fds, int flags) {
+Result<size_t> ReceiveSome(int socket, char* to, size_t size, std::vector<UniqueFd>* fds, int flags, int* sender = nullptr) {
   iovec part{to, size};
   Control control{};
   msghdr message{};
@@ -71,6 +71,11 @@ Result<size_t> ReceiveSome(int socket, char* to, size_t size, std::vector<Unique
   }
   if (got < 0) return ErrnoError("hear from the guest's other process");
   for (cmsghdr* head = CMSG_FIRSTHDR(&message); head != nullptr; head = CMSG_NXTHDR(&message, head)) {
+    if (head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_CREDENTIALS && sender != nullptr) {
+      ucred from;
+      std::memcpy(&from, CMSG_DATA(head), sizeof from);
+      *sender = from.pid;
+    }
     if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
     for (size_t at = 0; at + CMSG_LEN(0) < head->cmsg_len; at += sizeof(int)) {
       int fd;
@@ -82,10 +87,10 @@ Result<size_t> ReceiveSome(int socket, char* to, size_t size, std::vector<Unique
   return static_cast<size_t>(got);
 }
 
-Result<> ReceiveAll(int socket, char* to, size_t size, std::vector<UniqueFd>* fds, const Deadline& deadline) {
+Result<> ReceiveAll(int socket, char* to, size_t size, LaunchMessage* message, const Deadline& deadline) {
   while (size > 0) {
     TRY(Await(socket, POLLIN, deadline, "hear from the guest's other process"));
-    size_t got = TRY(ReceiveSome(socket, to, size, fds, 0));
+    size_t got = TRY(ReceiveSome(socket, to, size, &message->fds, 0, &message->sender));
     if (got == 0) return MakeError(Code::kUnavailable, "the guest's other process has ended");
     to += got;
     size -= got;
@@ -123,30 +128,40 @@ Result<> SendLaunch(int socket, std::string_view text, const std::vector<int>& f
 Result<LaunchMessage> ReceiveLaunch(int socket, const Deadline& deadline) {
   LaunchMessage message;
   Head head;
-  TRY(ReceiveAll(socket, reinterpret_cast<char*>(&head), sizeof head, &message.fds, deadline));
+  TRY(ReceiveAll(socket, reinterpret_cast<char*>(&head), sizeof head, &message, deadline));
   if (head.magic != kMagic || head.size > limits::kLaunchMessageBytes) return MakeError(Code::kDataLoss, "no message of the guest's other process");
   message.text.resize(head.size);
-  TRY(ReceiveAll(socket, message.text.data(), head.size, &message.fds, deadline));
+  TRY(ReceiveAll(socket, message.text.data(), head.size, &message, deadline));
   if (message.fds.size() != head.fds) return MakeError(Code::kDataLoss, "a message with {} descriptors instead of {}", message.fds.size(), head.fds);
   return message;
 }
 
-Result<> AskForLauncher(int socket, int connection, const Deadline& deadline) {
+Result<> AskForSenders(int socket) {
+  int on = 1;
+  if (setsockopt(socket, SOL_SOCKET, SO_PASSCRED, &on, sizeof on) != 0) return ErrnoError("ask a socket for its senders");
+  return {};
+}
+
+Result<> AskForLauncher(int socket, int connection, const Birthplace* place, const Deadline& deadline) {
+  std::vector<int> fds = {connection};
+  if (place != nullptr) fds.push_back(place->cgroup.get());
+  if (place != nullptr && place->pid_namespace) fds.push_back(place->pid_namespace.get());
   for (;;) {
     TRY(Await(socket, POLLOUT, deadline, "ask for a launcher"));
-    if (TRY(SendSome(socket, "L", {connection}, MSG_DONTWAIT)) > 0) return {};
+    if (TRY(SendSome(socket, "L", fds, MSG_DONTWAIT)) > 0) return {};
   }
 }
 
-Result<UniqueFd> TakeConnection(int socket) {
+Result<Asked> TakeConnection(int socket) {
   char word[2];
   std::vector<UniqueFd> fds;
   auto got = ReceiveSome(socket, word, sizeof word, &fds, MSG_DONTWAIT);
-  if (!got && got.error().sys_errno == EAGAIN) return UniqueFd();
+  if (!got && got.error().sys_errno == EAGAIN) return Asked();
   if (!got) return std::move(got.error());
   if (*got == 0) return MakeError(Code::kUnavailable, "the agent has closed its socket");
-  if (*got != 1 || word[0] != 'L' || fds.size() != 1) return MakeError(Code::kDataLoss, "the agent speaks out of turn");
-  return std::move(fds[0]);
+  if (*got != 1 || word[0] != 'L' || fds.empty() || fds.size() > 3) return MakeError(Code::kDataLoss, "the agent speaks out of turn");
+  fds.resize(3);
+  return Asked{std::move(fds[0]), {std::move(fds[1]), std::move(fds[2])}};
 }
 
 Result<bool> SendNotice(int socket, const EndNotice& notice) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // How the guest's processes speak: PID 1 with the messenger, over a SOCK_SEQPACKET pair that lives as long as both
-// (PID 1 is given connections for launchers and gives notices of ended processes), and the messenger with a launcher, over a
+// (PID 1 is given connections for launchers, and where those are to be born, and gives notices of ended processes), and the messenger with a launcher, over a
 // SOCK_STREAM pair, one message each way. No state; blocking calls have deadlines.
 #pragma once
 
@@ -27,7 +27,10 @@ Result<SocketPair> MakeSocketPair(int type);
 struct LaunchMessage {
   std::string text;
   std::vector<UniqueFd> fds;
+  int sender = 0;  // its pid in our namespace, of a socket that is asked to say (AskForSenders)
 };
+// unix(7), SO_PASSCRED.
+Result<> AskForSenders(int socket);
 inline constexpr size_t kLaunchDescriptors = 8;  // with one message
 
 // One message of a stream. Errors: kDeadlineExceeded, kUnavailable where the other side has gone, kDataLoss for what is none,
@@ -41,10 +44,19 @@ struct EndNotice {
   uint32_t status = 0;  // the exit status, 128 + signal where one has ended it
   int64_t at_nanos = 0;
 };
-// Hands PID 1 a connection, for a launcher to serve.
-Result<> AskForLauncher(int socket, int connection, const Deadline& deadline);
-// What it was handed. Not valid: there is none now. kUnavailable: the messenger has gone; kDataLoss: it says what is none.
-Result<UniqueFd> TakeConnection(int socket);
+// Where a launcher is born.
+struct Birthplace {
+  UniqueFd cgroup;         // a folder of cgroup2
+  UniqueFd pid_namespace;  // of a process in it; not valid: PID 1's own
+};
+// Hands PID 1 a connection, for a launcher to serve, which is born in `place`, if any.
+Result<> AskForLauncher(int socket, int connection, const Birthplace* place, const Deadline& deadline);
+struct Asked {
+  UniqueFd connection;  // not valid: there is none now
+  Birthplace place;     // nothing valid: anywhere
+};
+// kUnavailable: the messenger has gone; kDataLoss: it says what it must not.
+Result<Asked> TakeConnection(int socket);
 // False: not now.
 Result<bool> SendNotice(int socket, const EndNotice& notice);
 // False: there is none now, or never again.

@@ -2,6 +2,7 @@
 #include "agent/launched_container.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -138,15 +139,30 @@ class LaunchedContainer : public oci::Container {
     v1::ExecProcessRequest request;
     request.set_id(id_);
     request.set_bundle(bundle_);
-    request.set_cgroups_path(spec_.cgroups_path);
-    request.set_init_pid(init_.pid);
     request.set_process(DumpJson(oci::ForeignProcess(options.process)));
-    std::vector<int> fds = {init_.pidfd.get()};
+    auto control = TRY(oci::MakeControlPair());
+    std::vector<int> fds = {control.child.get(), init_.pidfd.get()};
     PassStdio(options.stdio, &request, &fds);
+    Birthplace place;
+    if (spec_.FindNamespace(CLONE_NEWPID) != nullptr) place.pid_namespace = UniqueFd(fcntl(init_.pidfd.get(), F_DUPFD_CLOEXEC, 3));
+    place.cgroup = UniqueFd(fcntl(cgroup_->CloneIntoFd(), F_DUPFD_CLOEXEC, 3));
+    cgroup_->CloseFds();
     std::vector<UniqueFd> got;
-    auto made = TRY((launches_->Call<v1::ExecProcessRequest, v1::ExecProcessResponse>("ExecProcess", request, fds, &got)));
     oci::Process process;
-    TRY(TakeProcess(made.pid(), &got, &process));
+    auto born = launches_->CallIn<v1::ExecProcessRequest, v1::Done>(place, "ExecProcess", request, fds, &got, &process.pid);
+    if (!born && !IsTold(born.error())) {
+      // A container that has enabled controllers for groups of its own, or has ended.
+      auto below = cgroup_->GroupBelowOf(init_.pid);
+      if (!below) return MakeError(Code::kFailedPrecondition, "container '{}' is not running", id_);
+      place.cgroup = std::move(*below);
+      born = launches_->CallIn<v1::ExecProcessRequest, v1::Done>(place, "ExecProcess", request, fds, &got, &process.pid);
+    }
+    if (!born) return std::move(born.error());
+    if (got.size() != 1 || process.pid == 0) return MakeError(Code::kInternal, "container '{}': its launcher gave no process", id_);
+    process.pidfd = std::move(got[0]);
+    control.child.Reset();
+    options.stdio = oci::Stdio();
+    process.console = TRY(oci::AwaitExec(id_, control.parent.get(), options.deadline_millis));
     return process;
   }
 
@@ -182,6 +198,10 @@ class LaunchedContainer : public oci::Container {
   }
 
  private:
+  // By a launcher; else there was none, or it has died.
+  static bool IsTold(const Error& error) {
+    return error.code != Code::kUnavailable && error.sys_errno != EPIPE && error.sys_errno != ECONNRESET;
+  }
   Error NoCheckpoints() const { return MakeError(Code::kUnimplemented, "container '{}': there are no checkpoints in a VM", id_); }
 
   Result<> TakeProcess(int pid, std::vector<UniqueFd>* got, oci::Process* process) const {

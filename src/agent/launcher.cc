@@ -34,7 +34,9 @@ Result<> Serve(int connection) {
   guest::v1::LaunchAnswer answer = Answer(calls.Call(request.call(), request.request(), &fds));
   std::vector<int> go;
   for (const UniqueFd& fd : fds.go) go.push_back(fd.get());
-  return SendLaunch(connection, answer.SerializeAsString(), go, Deadline::After(kHearMillis));
+  TRY(SendLaunch(connection, answer.SerializeAsString(), go, Deadline::After(kHearMillis)));
+  if (fds.then) fds.then();
+  return {};
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ namespace caisson::agent {
 struct Descriptors {
   std::vector<UniqueFd> came, go;
   size_t taken = 0;
+  std::function<void()> then;  // what the launcher does when it has answered
   // The next that came. Errors: there is none.
   Result<UniqueFd> Take();
 };

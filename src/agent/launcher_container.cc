@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -82,35 +83,31 @@ std::vector<oci::IdMapping> MappingsOf(const google::protobuf::RepeatedPtrField<
 
 std::string RecordPath(const std::string& bundle) { return bundle + "/exec"; }
 
-Result<> WriteRecord(const oci::Container& container, const std::string& bundle) {
-  const oci::Spec& spec = container.spec();
+Result<> WriteRecord(oci::Container* container, const std::string& bundle) {
+  oci::ExecTarget target = TRY(container->MakeExecTarget());
   v1::ExecRecord record;
-  for (const auto& space : spec.namespaces) {
-    auto* one = record.add_namespaces();
-    one->set_flag(space.flag);
-    one->set_path(space.path);
-  }
-  AddMappings(spec.id_maps.uids, record.mutable_uids());
-  AddMappings(spec.id_maps.gids, record.mutable_gids());
-  if (spec.personality) record.set_personality(*spec.personality);
-  if (const oci::SeccompFilter* filter = container.filter()) {
+  record.set_namespace_flags(target.namespace_flags);
+  AddMappings(target.id_maps.uids, record.mutable_uids());
+  AddMappings(target.id_maps.gids, record.mutable_gids());
+  if (target.personality) record.set_personality(*target.personality);
+  if (target.filter) {
     record.set_filtered(true);
-    record.set_filter(filter->bpf);
-    record.set_filter_flags(filter->flags);
+    record.set_filter(target.filter->bpf);
+    record.set_filter_flags(target.filter->flags);
   }
   return sys::ReplaceFile(RecordPath(bundle), record.SerializeAsString());
 }
 
-Result<> ReadRecord(const std::string& bundle, oci::OpenOptions* open) {
+Result<oci::ExecTarget> ReadRecord(const std::string& bundle) {
   v1::ExecRecord record;
   std::string path = RecordPath(bundle);
   if (!record.ParseFromString(TRY(sys::ReadFile(path, limits::kJsonBytes)))) return MakeError(Code::kDataLoss, "'{}' does not parse", path);
-  for (const auto& space : record.namespaces()) open->spec.namespaces.push_back({space.flag(), space.path()});
-  open->spec.id_maps = {MappingsOf(record.uids()), MappingsOf(record.gids())};
-  if (record.has_personality()) open->spec.personality = record.personality();
-  if (record.filtered()) open->filter = oci::SeccompFilter{record.filter(), record.filter_flags()};
-  open->spec.process.args = {"exec"};  // what a spec has
-  return {};
+  oci::ExecTarget target;
+  target.namespace_flags = record.namespace_flags();
+  target.id_maps = {MappingsOf(record.uids()), MappingsOf(record.gids())};
+  if (record.has_personality()) target.personality = record.personality();
+  if (record.filtered()) target.filter = oci::SeccompFilter{record.filter(), record.filter_flags()};
+  return target;
 }
 
 Result<v1::CreateContainerResponse> CreateContainer(const v1::CreateContainerRequest& request, Descriptors* fds) {
@@ -129,7 +126,7 @@ Result<v1::CreateContainerResponse> CreateContainer(const v1::CreateContainerReq
   UniqueFd shm(open(kShmDir, O_PATH | O_DIRECTORY | O_CLOEXEC));
   options.shm_fd = shm.get();
   auto container = TRY(oci::Container::Create(std::move(options)));
-  auto released = WriteRecord(*container, request.bundle());
+  auto released = WriteRecord(container.get(), request.bundle());
   if (released) released = container->Release();
   if (!released) {
     oci::KillAndReap(container->init().pidfd.get());
@@ -146,24 +143,26 @@ Result<v1::CreateContainerResponse> CreateContainer(const v1::CreateContainerReq
   return response;
 }
 
-Result<v1::ExecProcessResponse> ExecProcess(const v1::ExecProcessRequest& request, Descriptors* fds) {
-  TRY(CheckBundle(request.id(), request.bundle()));
-  oci::OpenOptions open;
-  open.id = request.id();
-  open.bundle = request.bundle();
-  TRY(ReadRecord(request.bundle(), &open));
-  open.spec.cgroups_path = request.cgroups_path();
-  open.pid = request.init_pid();
-  open.pidfd = TRY(fds->Take());
-  auto container = TRY(oci::Container::Open(std::move(open)));
+// What goes wrong from here on is told by the control pair.
+struct Becoming {
+  oci::ExecTarget target;
   oci::ExecOptions exec;
-  exec.process = TRY(oci::ParseProcess(request.process()));
-  exec.stdio = TRY(TakeStdios(request, fds));
-  oci::Process process = TRY(container->Exec(std::move(exec)));
-  v1::ExecProcessResponse response;
-  response.set_pid(process.pid);
-  GiveProcess(&process, fds);
-  return response;
+  UniqueFd control, init;
+};
+
+Result<v1::Done> ExecProcess(const v1::ExecProcessRequest& request, Descriptors* fds) {
+  TRY(CheckBundle(request.id(), request.bundle()));
+  auto becoming = std::make_shared<Becoming>();
+  becoming->control = TRY(fds->Take());
+  becoming->init = TRY(fds->Take());
+  becoming->target = TRY(ReadRecord(request.bundle()));
+  becoming->exec.process = TRY(oci::ParseProcess(request.process()));
+  becoming->exec.stdio = TRY(TakeStdios(request, fds));
+  UniqueFd self(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
+  if (!self) return ErrnoError("open our own process");
+  fds->go.push_back(std::move(self));
+  fds->then = [becoming] { oci::BecomeExec(becoming->target, becoming->exec, becoming->init.get(), std::move(becoming->control)); };
+  return v1::Done();
 }
 
 Result<v1::Done> SignalProcess(const v1::SignalProcessRequest& request, Descriptors* fds) {

@@ -9,10 +9,11 @@
 
 namespace caisson::agent {
 
-Result<std::string> Launches::CallText(const char* call, std::string request, const std::vector<int>& fds, std::vector<UniqueFd>* got) {
+Result<LaunchMessage> Launches::CallText(const char* call, std::string request, const std::vector<int>& fds, const Birthplace* place) {
   Deadline deadline = Deadline::After(kLaunchMillis);
   SocketPair pair = TRY(MakeSocketPair(SOCK_STREAM));
-  TRY(AskForLauncher(socket_.get(), pair.second.get(), deadline));
+  if (place != nullptr) TRY(AskForSenders(pair.first.get()));
+  TRY(AskForLauncher(socket_.get(), pair.second.get(), place, deadline));
   pair.second.Reset();
   guest::v1::LaunchRequest envelope;
   envelope.set_call(call);
@@ -23,8 +24,8 @@ Result<std::string> Launches::CallText(const char* call, std::string request, co
   guest::v1::LaunchAnswer answer;
   if (!answer.ParseFromString(message->text)) return MakeError(Code::kDataLoss, "{}: the launcher's answer does not parse", call);
   if (answer.code() != 0) return Error{static_cast<Code>(answer.code()), answer.sys_errno(), answer.message()};
-  if (got != nullptr) *got = std::move(message->fds);
-  return std::move(*answer.mutable_answer());
+  message->text = std::move(*answer.mutable_answer());
+  return message;
 }
 
 std::optional<task::EndedProcess> Launches::Next() {

@@ -26,13 +26,20 @@ class Launches : public task::EndedProcesses {
   explicit Launches(UniqueFd socket) : socket_(std::move(socket)) {}
 
   // `fds` go with it and stay the caller's. Descriptors of the answer are put into `got`, where they are wanted. Errors: the call's own;
-  // kUnavailable for a launcher that has died.
+  // kUnavailable for a launcher that has died, or could not be born.
   template <class Request, class Response>
   Result<Response> Call(const char* call, const Request& request, const std::vector<int>& fds = {}, std::vector<UniqueFd>* got = nullptr) {
-    std::string text = TRY(CallText(call, request.SerializeAsString(), fds, got));
-    Response response;
-    if (!response.ParseFromString(text)) return MakeError(Code::kDataLoss, "the answer to {} does not parse", call);
-    return response;
+    LaunchMessage answer = TRY(CallText(call, request.SerializeAsString(), fds, nullptr));
+    if (got != nullptr) *got = std::move(answer.fds);
+    return Parse<Response>(call, answer.text);
+  }
+  // The same of a launcher that is born in `place` and stays. Its pid is put into `pid`.
+  template <class Request, class Response>
+  Result<Response> CallIn(const Birthplace& place, const char* call, const Request& request, const std::vector<int>& fds, std::vector<UniqueFd>* got, int* pid) {
+    LaunchMessage answer = TRY(CallText(call, request.SerializeAsString(), fds, &place));
+    *got = std::move(answer.fds);
+    *pid = answer.sender;
+    return Parse<Response>(call, answer.text);
   }
 
   // EndedProcesses.
@@ -40,7 +47,13 @@ class Launches : public task::EndedProcesses {
   std::optional<task::EndedProcess> Next() override;
 
  private:
-  Result<std::string> CallText(const char* call, std::string request, const std::vector<int>& fds, std::vector<UniqueFd>* got);
+  template <class Response>
+  static Result<Response> Parse(const char* call, const std::string& text) {
+    Response response;
+    if (!response.ParseFromString(text)) return MakeError(Code::kDataLoss, "the answer to {} does not parse", call);
+    return response;
+  }
+  Result<LaunchMessage> CallText(const char* call, std::string request, const std::vector<int>& fds, const Birthplace* place);
 
   UniqueFd socket_;
 };

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/supervisor.h"
 
+#include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -19,6 +21,7 @@
 #include "base/clock.h"
 #include "base/limits.h"
 #include "base/log.h"
+#include "oci/clone.h"
 
 namespace caisson::agent {
 namespace {
@@ -44,10 +47,13 @@ class Supervisor {
   explicit Supervisor(SupervisorOptions options) : options_(std::move(options)) {
     sigset_t set = Sigchld();
     signals_ = UniqueFd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+    own_pids_ = UniqueFd(open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC));
+    // Nor are launchers, for they are copies: in a container's PID namespace one must not be looked into.
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   }
 
   std::string Run() {
-    if (!signals_) return ErrnoError("signalfd").message;
+    if (!signals_ || !own_pids_) return ErrnoError("prepare to supervise").message;
     for (;;) {
       // A messenger that has closed its socket is about to end: that is what is waited for.
       short events = static_cast<short>(POLLIN | (notices_.empty() ? 0 : POLLOUT));
@@ -85,29 +91,37 @@ class Supervisor {
   }
 
   std::optional<std::string> Listen() {
-    auto connection = TakeConnection(options_.socket.get());
-    if (!connection) {
-      hung_up_ = connection.error().code == Code::kUnavailable || connection.error().sys_errno == ECONNRESET;
+    auto asked = TakeConnection(options_.socket.get());
+    if (!asked) {
+      hung_up_ = asked.error().code == Code::kUnavailable || asked.error().sys_errno == ECONNRESET;
       if (hung_up_) return std::nullopt;
-      return connection.error().message;
+      return asked.error().message;
     }
-    if (!*connection) return std::nullopt;
-    pid_t launcher = fork();
-    if (launcher == 0) {
+    if (!asked->connection) return std::nullopt;
+    const Birthplace& place = asked->place;
+    // Of a container that has ended: the messenger hears that nobody serves its connection.
+    if (place.pid_namespace && setns(place.pid_namespace.get(), CLONE_NEWPID) != 0) return std::nullopt;
+    auto launcher = oci::Clone(0, place.cgroup ? place.cgroup.get() : -1);
+    if (launcher && launcher->pid == 0) {
       prctl(PR_SET_NAME, "caisson-launch", 0, 0, 0);
       signals_.Reset();
+      own_pids_.Reset();
       options_.socket.Reset();
-      options_.launch(std::move(*connection));
+      asked->place = {};
+      options_.launch(std::move(asked->connection));
       _exit(0);
     }
-    // The messenger hears that nobody serves its connection.
-    if (launcher < 0) log::Error("{}", ErrnoError("start a launcher").message);
-    if (launcher > 0) launchers_.insert(launcher);
+    if (place.pid_namespace && setns(own_pids_.get(), CLONE_NEWPID) != 0) return ErrnoError("go back to our PID namespace").message;
+    if (!launcher) {
+      log::Error("{}", std::move(launcher.error()).Within("start a launcher").message);
+    } else if (!place.cgroup) {
+      launchers_.insert(launcher->pid);  // the others become a container's processes
+    }
     return std::nullopt;
   }
 
   SupervisorOptions options_;
-  UniqueFd signals_;
+  UniqueFd signals_, own_pids_;
   bool hung_up_ = false;
   std::set<pid_t> launchers_;
   std::deque<EndNotice> notices_;

@@ -2,7 +2,8 @@
 //
 // Supervise: all that PID 1 of the guest does once the machine is prepared. It reaps whatever ends, tells the messenger of it (the
 // containers' processes come to PID 1 when their launcher has ended), and forks a launcher for each connection that the messenger hands
-// it. Of what the messenger sends it looks at nothing but the descriptor.
+// it, in the container's cgroup and PID namespace where it is to become one of a container's processes. Of what the messenger sends it
+// looks at nothing but the descriptors.
 #pragma once
 
 #include <sys/types.h>

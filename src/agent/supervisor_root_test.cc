@@ -243,6 +243,55 @@ TEST_F(SupervisorTest, TellsOfProcessesThatOutliveTheirLauncher) {
   EXPECT_EQ(why, "the agent ended with status 0");
 }
 
+// As one does that is to be a container's process: PID 1 reaps it, and it is told of under the number that the messenger knows.
+TEST_F(SupervisorTest, ALauncherIsBornWhereItIsTo) {
+  auto launch = [](UniqueFd connection) {
+    auto word = ReceiveLaunch(connection.get(), Deadline::After(5000));
+    if (!word) return;
+    guest::v1::LaunchAnswer answer;
+    guest::v1::CreateContainerResponse made;
+    made.set_pid(getpid());
+    answer.set_answer(made.SerializeAsString());
+    (void)SendLaunch(connection.get(), answer.SerializeAsString(), {}, Deadline::After(5000));
+    _exit(43);
+  };
+  std::string why = Run(
+      [](UniqueFd socket) -> int {
+        auto cloned = oci::Clone(CLONE_NEWPID, -1);
+        REQUIRE(cloned, 1);
+        if (cloned->pid == 0) {
+          pause();
+          _exit(0);
+        }
+        Launches launches(std::move(socket));
+        Birthplace place;
+        place.cgroup = UniqueFd(open("/sys/fs/cgroup", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        if (access("/sys/fs/cgroup/cgroup.procs", F_OK) != 0) place.cgroup = UniqueFd(open("/sys/fs/cgroup/unified", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+        if (!place.cgroup) return 0;  // a host without cgroup v2
+        place.pid_namespace = std::move(cloned->pidfd);
+        std::vector<UniqueFd> got;
+        int pid = 0;
+        auto made = launches.CallIn<guest::v1::Nothing, guest::v1::CreateContainerResponse>(place, "Make", {}, {}, &got, &pid);
+        // In there it is the second one, after the init; here it has another number.
+        REQUIRE(made && made->pid() == 2 && pid > 2, 2);
+        pollfd wait{launches.fd(), POLLIN, 0};
+        REQUIRE(poll(&wait, 1, 10'000) == 1, 3);
+        auto ended = launches.Next();
+        REQUIRE(ended && ended->pid == pid && ended->status == 43, 4);
+        // The namespace has ended: nobody is born there.
+        kill(cloned->pid, SIGKILL);
+        oci::KillAndReap(place.pid_namespace.get());
+        auto none = launches.CallIn<guest::v1::Nothing, guest::v1::CreateContainerResponse>(place, "Make", {}, {}, &got, &pid);
+        REQUIRE(!none, 5);
+        // Others are born as before.
+        auto other = launches.Call<guest::v1::Nothing, guest::v1::CreateContainerResponse>("Make", {});
+        REQUIRE(other && other->pid() > 2, 6);
+        return 0;
+      },
+      launch);
+  EXPECT_EQ(why, "the agent ended with status 0");
+}
+
 TEST_F(SupervisorTest, ALauncherThatDiesIsAnError) {
   std::string why = Run(
       [](UniqueFd socket) -> int {
@@ -251,7 +300,7 @@ TEST_F(SupervisorTest, ALauncherThatDiesIsAnError) {
         REQUIRE(!made && (made.error().code == Code::kUnavailable || made.error().sys_errno != 0), 1);
         return 0;
       },
-      [](UniqueFd) { raise(SIGKILL); });
+      [](UniqueFd) { kill(getpid(), SIGKILL); });
   EXPECT_EQ(why, "the agent ended with status 0");
 }
 
@@ -281,7 +330,7 @@ TEST_F(SupervisorTest, AMessengerThatDoesNotListenIsGivenUp) {
       [](UniqueFd socket) -> int {
         for (;;) {
           auto pair = MakeSocketPair(SOCK_STREAM);
-          if (!pair || !AskForLauncher(socket.get(), pair->second.get(), Deadline::After(10'000))) break;
+          if (!pair || !AskForLauncher(socket.get(), pair->second.get(), nullptr, Deadline::After(10'000))) break;
           pair->second.Reset();
           (void)ReceiveLaunch(pair->first.get(), Deadline::After(10'000));  // its end
         }

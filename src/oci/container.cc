@@ -174,30 +174,30 @@ class ContainerImpl : public Container {
   }
 
   Result<Process> Exec(ExecOptions exec) override {
-    // Compiled when it is needed: other verbs on a container that was opened again never do.
-    if (!filter_ && options_.spec.seccomp) filter_ = TRY(CompileSeccomp(*options_.spec.seccomp, options_.seccomp_cache_dir));
-    exec.process.keep_groups = options_.spec.process.keep_groups;
-    auto control = TRY(MakeControlPair());
-    ExecInit init{exec,
-                  init_.pidfd.get(),
-                  NamespaceFlags(),
-                  TRY(cgroup_->JoinFds()),
-                  filter_ ? &*filter_ : nullptr,
-                  options_.spec.personality,
-                  &plan_.id_maps,
-                  options_.die_with_parent,
-                  control.child.get()};
     if (!init_.pidfd) return NotRunning();
+    exec.process.keep_groups = options_.spec.process.keep_groups;
+    ExecTarget target = TRY(MakeExecTarget());
+    auto control = TRY(MakeControlPair());
+    ExecInit init{exec, init_.pidfd.get(), target, TRY(cgroup_->JoinFds()), options_.die_with_parent, control.child.get()};
     auto cloned = exec.process.keep_groups ? CloneExecUnprivileged(&init, &control.parent) : CloneExec(init, &control.parent);
     // ENOMEM: no process can be born in a PID namespace whose init has ended (pid_namespaces(7)).
     if (!cloned) return cloned.error().sys_errno == ENOMEM ? NotRunning() : std::move(cloned.error());
     cgroup_->CloseFds();
     control.child.Reset();
     Process process{cloned->pid, std::move(cloned->pidfd), UniqueFd()};
-    auto done = AwaitExec(control.parent.get(), exec, &process);
-    if (done) return process;
+    auto console = AwaitExec(id(), control.parent.get(), exec.deadline_millis);
+    if (console) {
+      process.console = std::move(*console);
+      return process;
+    }
     KillAndReap(process.pidfd.get());
-    return std::move(done.error());
+    return std::move(console.error());
+  }
+
+  Result<ExecTarget> MakeExecTarget() override {
+    // Compiled when it is needed: other verbs on a container that was opened again never do.
+    if (!filter_ && options_.spec.seccomp) filter_ = TRY(CompileSeccomp(*options_.spec.seccomp, options_.seccomp_cache_dir));
+    return ExecTarget{NamespaceFlags(), filter_, options_.spec.personality, plan_.id_maps};
   }
 
   Result<> Kill(int signal, bool all) override {
@@ -219,12 +219,11 @@ class ContainerImpl : public Container {
   }
 
   // Of a container that another process has launched.
-  void Find(OpenOptions* open) {
+  void Find(int pid, UniqueFd pidfd, UniqueFd gate) {
     opened_ = true;
-    init_.pid = open->pid;
-    init_.pidfd = std::move(open->pidfd);
-    control_ = std::move(open->gate);
-    filter_ = std::move(open->filter);
+    init_.pid = pid;
+    init_.pidfd = std::move(pidfd);
+    control_ = std::move(gate);
   }
 
   // After a failed Launch: the child, then the group.
@@ -258,7 +257,7 @@ class ContainerImpl : public Container {
 
   // Who is not root may enter nothing of the container's before its user namespace.
   Result<Cloned> CloneExecUnprivileged(ExecInit* init, UniqueFd* parent_end) {
-    init->namespace_flags &= ~CLONE_NEWUSER;
+    init->target.namespace_flags &= ~CLONE_NEWUSER;
     UniqueFd space = TRY(OpenNamespace(fmt::format("/proc/{}/ns/user", init_.pid)));
     bool own_pids = options_.spec.FindNamespace(CLONE_NEWPID) != nullptr;
     Cloned cloned;
@@ -391,18 +390,6 @@ class ContainerImpl : public Container {
     }
   }
 
-  Result<> AwaitExec(int control, const ExecOptions& exec, Process* process) {
-    Deadline deadline = Deadline::After(exec.deadline_millis);
-    auto word = TRY(Receive(control, deadline));
-    if (word.signal == Signal::kConsole) {
-      process->console = std::move(word.fd);
-      word = TRY(Receive(control, deadline));
-    }
-    if (word.signal != Signal::kEnd)
-      return MakeError(Code::kInternal, "exec in container '{}': the process speaks out of turn", id());
-    return {};
-  }
-
   std::string State(const char* status) const { return HookState(options_, status, init_.pid); }
 
   Result<> RunCreateHooks() {
@@ -472,8 +459,12 @@ Result<std::unique_ptr<Container>> Container::Open(OpenOptions open) {
   options.die_with_parent = false;
   options.spec.process.keep_groups = planned->new_user_namespace && geteuid() != 0;
   auto container = std::make_unique<ContainerImpl>(std::move(options), std::move(cgroup), std::move(*planned));
-  container->Find(&open);
+  container->Find(open.pid, std::move(open.pidfd), std::move(open.gate));
   return std::unique_ptr<Container>(std::move(container));
+}
+
+void BecomeExec(const ExecTarget& target, const ExecOptions& exec, int init_pidfd, UniqueFd control) {
+  RunExec({exec, init_pidfd, target, {}, false, control.get()});
 }
 
 }  // namespace caisson::oci

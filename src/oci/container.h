@@ -82,7 +82,6 @@ struct OpenOptions {
   UniqueFd pidfd;  // of it; not valid if it has ended
   bool systemd_cgroup = false;
   std::string seccomp_cache_dir;
-  std::optional<SeccompFilter> filter;  // compiled already; not set: the spec's, when it is needed
   bool rootless = false;
   UniqueFd gate;  // connected to the init's; not valid: started already
 };
@@ -94,6 +93,14 @@ struct ExecOptions {
   int64_t deadline_millis = 60'000;
   unsigned preserve_fds = 0;
   bool new_session_keyring = true;
+};
+
+// What it takes to be a further process of a container, beside its cgroup and its init.
+struct ExecTarget {
+  int namespace_flags = 0;              // of setns(2) on the init's pidfd; the PID namespace is not among them
+  std::optional<SeccompFilter> filter;  // not set: none
+  std::optional<unsigned long> personality;
+  IdMaps id_maps;  // not empty: of the container's user namespace
 };
 
 // A process started in a container. The caller polls pidfd and then reaps with waitid(P_PIDFD).
@@ -133,6 +140,8 @@ class Container {
   virtual Result<Process> StartDumper(const std::string& program, UniqueFd socket) = 0;
   // Starts a further process inside. Errors as Create.
   virtual Result<Process> Exec(ExecOptions options) = 0;
+  // For BecomeExec. Errors: its filter cannot be compiled; kUnimplemented for containers that another makes.
+  virtual Result<ExecTarget> MakeExecTarget() { return MakeError(Code::kUnimplemented, "container '{}' is made by another", id()); }
   // Sends `signal` to init, or with `all` to every process of the cgroup. Ended already: success.
   virtual Result<> Kill(int signal, bool all) = 0;
   // SIGKILL to each process of the cgroup, until none is left. kDeadlineExceeded names those that stay.
@@ -150,5 +159,9 @@ class Container {
   // Kills what is left, removes the cgroup and all else. Idempotent. Errors: what would not go within the deadline.
   virtual Result<> Delete(int64_t deadline_millis) = 0;
 };
+
+// The calling process, of one thread, which was born in the container's PID namespace and cgroup, becomes a further process of it, or
+// ends. `control`: the child's end of a control pair, by whose other end AwaitExec (control.h) hears how that goes.
+[[noreturn]] void BecomeExec(const ExecTarget& target, const ExecOptions& exec, int init_pidfd, UniqueFd control);
 
 }  // namespace caisson::oci

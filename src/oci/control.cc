@@ -127,4 +127,16 @@ Result<> AwaitExecve(const std::string& id, int socket, int64_t deadline_millis)
   return {};
 }
 
+Result<UniqueFd> AwaitExec(const std::string& id, int socket, int64_t deadline_millis) {
+  Deadline deadline = Deadline::After(deadline_millis);
+  UniqueFd console;
+  auto word = TRY(Receive(socket, deadline));
+  if (word.signal == Signal::kConsole) {
+    console = std::move(word.fd);
+    word = TRY(Receive(socket, deadline));
+  }
+  if (word.signal != Signal::kEnd) return MakeError(Code::kInternal, "exec in container '{}': the process speaks out of turn", id);
+  return console;
+}
+
 }  // namespace caisson::oci

@@ -56,6 +56,8 @@ bool IsGone(int socket);
 // Starts the program of the container `id` whose init waits at the gate that `gate` is connected to (CreateOptions). Returns when it runs, or
 // has ended meanwhile. Errors: kFailedPrecondition if another was there first, or the init has ended; the execve failure.
 Result<> StartAtGate(const std::string& id, UniqueFd gate, int64_t deadline_millis);
+// Until the program of a process that was exec'd into container `id` runs (RunExec, BecomeExec); its pty's master, if it has one.
+Result<UniqueFd> AwaitExec(const std::string& id, int socket, int64_t deadline_millis);
 // After kStart: until the program of the init runs.
 Result<> AwaitExecve(const std::string& id, int socket, int64_t deadline_millis);
 

@@ -444,12 +444,14 @@ Result<> Outer(const InitOptions& options, PreparedTrees* prepared) {
   return EnterOwnUserNamespace(options);
 }
 
+const SeccompFilter* FilterOf(const ExecInit& options) { return options.target.filter ? &*options.target.filter : nullptr; }
+
 Result<Program> PrepareExec(const ExecInit& options, ProcessSpec* process) {
-  TRY(Begin(*process, options.cgroup_join_fds, options.personality, options.exec.new_session_keyring));
+  TRY(Begin(*process, options.cgroup_join_fds, options.target.personality, options.exec.new_session_keyring));
   UniqueFd null = TRY(OpenNull(options.exec.stdio));
-  bool user_namespace = options.namespace_flags & CLONE_NEWUSER;
-  if (user_namespace && !process->keep_groups) TRY(LeaveHost(*process, options.exec.stdio, *options.id_maps));
-  if (setns(options.init_pidfd, options.namespace_flags) != 0) return ErrnoError("join the container's namespaces");
+  bool user_namespace = options.target.namespace_flags & CLONE_NEWUSER;
+  if (user_namespace && !process->keep_groups) TRY(LeaveHost(*process, options.exec.stdio, options.target.id_maps));
+  if (setns(options.init_pidfd, options.target.namespace_flags) != 0) return ErrnoError("join the container's namespaces");
   // A pty belongs to whoever opens it: not to someone whom the namespace does not know.
   if (user_namespace) TRY(BecomeNamespaceRoot(process->keep_groups));
   Pty pty;
@@ -458,7 +460,7 @@ Result<Program> PrepareExec(const ExecInit& options, ProcessSpec* process) {
     pty = TRY(OpenPty(root.get(), process->console_width, process->console_height));
   }
   KeptDescriptors kept{options.control, -1, options.exec.preserve_fds};
-  return BecomeProgram(process, options.exec.stdio, null.Release(), std::move(pty), options.filter, kept,
+  return BecomeProgram(process, options.exec.stdio, null.Release(), std::move(pty), FilterOf(options), kept,
                        options.die_with_parent);
 }
 
@@ -521,7 +523,7 @@ void RunExec(const ExecInit& options) {
   ProcessSpec process = options.exec.process;
   auto program = PrepareExec(options, &process);
   if (!program) Fail(options.control, program.error());
-  Execute(options.control, process, options.filter, *program);
+  Execute(options.control, process, FilterOf(options), *program);
 }
 
 }  // namespace caisson::oci

@@ -63,11 +63,8 @@ struct DumperInit {
 struct ExecInit {
   const ExecOptions& exec;
   int init_pidfd = -1;
-  int namespace_flags = 0;  // of setns(2) on the pidfd
+  ExecTarget target;
   std::vector<int> cgroup_join_fds;
-  const SeccompFilter* filter = nullptr;
-  std::optional<unsigned long> personality;
-  const IdMaps* id_maps = nullptr;  // not empty: of the container's user namespace
   bool die_with_parent = true;
   int control = -1;
 };
