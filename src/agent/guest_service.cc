@@ -227,6 +227,9 @@ void GuestService::Register(ttrpc::Server* server) {
       respond(v1::ShareFoldersResponse());
     });
   });
+  Add<v1::ShareMemoryRequest, v1::ShareMemoryResponse>(server, "ShareMemory", [this](const auto& request) {
+    return launches_->Call<v1::ShareMemoryRequest, v1::ShareMemoryResponse>("ShareMemory", request);
+  });
   server->HandleTyped<v1::OpenDebugRequest, v1::OpenDebugResponse>(kService, "OpenDebug", [this](const auto&, auto respond) { OpenDebug(std::move(respond)); });
   Add<v1::MetricsRequest, v1::MetricsResponse>(server, "Metrics", [](const auto&) { return ReadGuestMetrics(); });
 }

@@ -18,6 +18,7 @@
 #include "agent/early_init.h"
 #include "agent/guest_clock.h"
 #include "agent/launcher.h"
+#include "agent/memory_folders.h"
 #include "agent/pod_size.h"
 #include "agent/rights.h"
 #include "agent/shared_folders.h"
@@ -151,6 +152,11 @@ Result<v1::GetFileResponse> GetFile(const v1::GetFileRequest& request, Descripto
   return ReadVolumeFile(request.volume(), request.path(), request.limit());
 }
 
+Result<v1::ShareMemoryResponse> ShareMemory(const v1::ShareMemoryRequest& request, Descriptors*) {
+  TRY(MountMemoryFolder(request));
+  return v1::ShareMemoryResponse();
+}
+
 Result<v1::Done> ShareFolders(const v1::Nothing&, Descriptors* fds) {
   fds->go = TRY(MountSharedFolders());
   return v1::Done();
@@ -190,6 +196,7 @@ void AddPodCalls(LauncherCalls* calls) {
   calls->Add("PutVolume", &PutVolume);
   calls->Add("GetFile", &GetFile);
   calls->Add("ShareFolders", &ShareFolders);
+  calls->Add("ShareMemory", &ShareMemory);
   calls->Add("MountLayers", &MountLayers);
   calls->Add("UnmountLayers", &UnmountLayers);
   calls->Add("ProbeDisks", &ProbeDisks);

@@ -107,7 +107,7 @@ Result<> RewriteMounts(std::string_view id, const KindOf& kind_of, json* spec, G
     json options = mount.value("options", json::array());
     if (type != "bind" && !Has(options, "bind") && !Has(options, "rbind")) continue;
     bool read_only = Has(options, "ro") || Has(options, "rro");
-    GuestVolume volume{source, HexEncode(Sha256(source)).substr(0, 32), kind_of(source, read_only), read_only};
+    GuestVolume volume{source, VolumeName(source), kind_of(source, read_only), read_only};
     mount["type"] = "bind";
     mount["source"] = GuestVolumePath(volume);
     made->volumes.push_back(std::move(volume));
@@ -151,7 +151,10 @@ Result<GuestSpec> Rewrite(std::string_view id, const KindOf& kind_of, json* spec
 
 }  // namespace
 
+std::string VolumeName(const std::string& source) { return HexEncode(Sha256(source)).substr(0, 32); }
+
 std::string GuestVolumePath(const GuestVolume& volume) {
+  if (volume.kind == VolumeKind::kMemory) return fmt::format("/run/caisson/memory/{}", volume.name);
   if (volume.kind == VolumeKind::kShared) return fmt::format("/run/caisson/shared/{}", volume.name);
   return fmt::format("/run/caisson/volumes/{}{}", volume.name, volume.kind == VolumeKind::kFile ? fmt::format("/{}", kSingleFile) : "");
 }

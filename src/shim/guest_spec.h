@@ -21,6 +21,7 @@ enum class VolumeKind {
   kFile,    // a single file, as a copy
   kCopied,  // a folder, as a copy that follows what changes on the host
   kShared,  // the folder itself (file_service.h)
+  kMemory,  // a volume in the guest's memory in its place (memory_folder.h)
 };
 
 // A bind mount's source on the host, and where the guest has it.
@@ -62,6 +63,8 @@ Result<std::string> NumberDisks(std::string_view config_json, const std::vector<
 std::string DiskSerial(const GuestDisk& disk, uint32_t n);
 // The same of an update's resources.
 Result<std::string> MakeGuestResources(std::string_view host_resources);
+// Of what is at a path of the host's: of how many containers ever, one name.
+std::string VolumeName(const std::string& source);
 // Where the guest has a volume, and the file in it where that is a single one.
 std::string GuestVolumePath(const GuestVolume& volume);
 // The disk that a layer is in the guest.

@@ -31,7 +31,7 @@ namespace caisson::shim {
 namespace {
 
 namespace v3 = containerd::task::v3;
-namespace guest = caisson::guest::v1;
+namespace gv1 = caisson::guest::v1;
 using nlohmann::json;
 using testing::HasSubstr;
 
@@ -117,9 +117,9 @@ class GuestTasksTest : public testing::Test {
   // One that does what it is asked for, if it is not told otherwise.
   void ServeAgent() {
     constexpr char kGuest[] = "caisson.guest.v1.Guest", kTask[] = "containerd.task.v3.Task";
-    agent_->HandleTyped<guest::AwaitDisksRequest, guest::AwaitDisksResponse>(kGuest, "AwaitDisks", [this](const auto& request, auto respond) {
+    agent_->HandleTyped<gv1::AwaitDisksRequest, gv1::AwaitDisksResponse>(kGuest, "AwaitDisks", [this](const auto& request, auto respond) {
       if (never_shows) return respond(MakeError(Code::kDeadlineExceeded, "the disk '{}' has not appeared in the guest", request.serials(0)));
-      guest::AwaitDisksResponse response;
+      gv1::AwaitDisksResponse response;
       for (int i = 0; i < request.serials_size() + more_disks; ++i) {
         auto* disk = response.add_disks();
         disk->set_major_number(8);
@@ -127,14 +127,14 @@ class GuestTasksTest : public testing::Test {
       }
       respond(std::move(response));
     });
-    agent_->HandleTyped<guest::PrepareContainerRequest, guest::PrepareContainerResponse>(kGuest, "PrepareContainer", [this](const auto& request, auto respond) {
+    agent_->HandleTyped<gv1::PrepareContainerRequest, gv1::PrepareContainerResponse>(kGuest, "PrepareContainer", [this](const auto& request, auto respond) {
       config = request.config_json();
-      guest::PrepareContainerResponse response;
+      gv1::PrepareContainerResponse response;
       response.set_bundle("/../../etc");  // the host makes nothing of it
       respond(std::move(response));
     });
-    agent_->HandleTyped<guest::ReleaseContainerRequest, guest::ReleaseContainerResponse>(kGuest, "ReleaseContainer", [](const auto&, auto respond) {
-      guest::ReleaseContainerResponse response;
+    agent_->HandleTyped<gv1::ReleaseContainerRequest, gv1::ReleaseContainerResponse>(kGuest, "ReleaseContainer", [](const auto&, auto respond) {
+      gv1::ReleaseContainerResponse response;
       response.add_unused_serials("b1x1");  // nobody's
       respond(std::move(response));
     });
@@ -153,17 +153,17 @@ class GuestTasksTest : public testing::Test {
       End(v3::WaitResponse());
       reply(v3::DeleteResponse().SerializeAsString());
     });
-    agent_->HandleTyped<guest::PutFilesRequest, guest::PutFilesResponse>(kGuest, "PutFiles", [this](const auto& request, auto respond) {
+    agent_->HandleTyped<gv1::PutFilesRequest, gv1::PutFilesResponse>(kGuest, "PutFiles", [this](const auto& request, auto respond) {
       ++puts;
       if (fails_to_put) return respond(MakeError(Code::kResourceExhausted, "no space left in the guest"));
       auto& files = volumes[request.volume()];
       files.clear();
       for (const auto& file : request.files()) files[file.path()] = file.content();
       if (files.empty()) volumes.erase(request.volume());
-      respond(guest::PutFilesResponse());
+      respond(gv1::PutFilesResponse());
     });
-    agent_->HandleTyped<guest::GetFileRequest, guest::GetFileResponse>(kGuest, "GetFile", [this](const auto&, auto respond) {
-      guest::GetFileResponse response;
+    agent_->HandleTyped<gv1::GetFileRequest, gv1::GetFileResponse>(kGuest, "GetFile", [this](const auto&, auto respond) {
+      gv1::GetFileResponse response;
       response.set_content(content);
       response.set_size(size > 0 ? size : content.size());
       respond(std::move(response));

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/sha256.h"
 #include "base/unique_fd.h"
+#include "shim/memory_folder.h"
 #include "sys/path.h"
 
 namespace caisson::shim {
@@ -115,6 +116,7 @@ Result<> Overwrite(int fd, const std::string& bytes) {
 VolumeKind KindOfVolume(const std::string& source, bool read_only) {
   struct stat info {};
   if (stat(source.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) return VolumeKind::kFile;
+  if (MemoryFolderAt(source)) return VolumeKind::kMemory;
   bool atomic = lstat((source + "/..data").c_str(), &info) == 0 && S_ISLNK(info.st_mode);
   if (!read_only || !atomic) return VolumeKind::kShared;
   auto read = ReadVolume({source, "", VolumeKind::kCopied, true});
@@ -187,8 +189,19 @@ void GuestVolumes::Send(const guest::v1::PutFilesRequest& request, Done done) {
                                              });
 }
 
+void GuestVolumes::ShareMemory(const GuestVolume& volume, Done done) {
+  auto request = ShareOf(volume.source, volume.name);
+  if (!request) return done(std::move(request.error()));
+  client_->Call<guest::v1::ShareMemoryResponse>(guest_service::kGuest, "ShareMemory", *request, GuestClient::kTimeoutMillis,
+                                                [source = volume.source, done](Result<guest::v1::ShareMemoryResponse> shared) {
+                                                  if (!shared) return done(std::move(shared.error()).Within(fmt::format("volume '{}'", source)));
+                                                  done({});
+                                                });
+}
+
 void GuestVolumes::Put(const std::string& container_id, const GuestVolume& volume, Done done) {
   if (volume.kind == VolumeKind::kShared) return files_->Put(volume, std::move(done));
+  if (volume.kind == VolumeKind::kMemory) return ShareMemory(volume, std::move(done));
   Kept& kept = kept_[volume.name];
   kept.containers.insert(container_id);
   kept.volume = volume;

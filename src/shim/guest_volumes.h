@@ -51,6 +51,7 @@ class GuestVolumes {
     sys::EventLoop::TimerId timer = 0;  // an update is due
   };
 
+  void ShareMemory(const GuestVolume& volume, Done done);
   Result<> Watch(Kept* kept);
   void Unwatch(Kept* kept);
   void Send(const guest::v1::PutFilesRequest& request, Done done);
@@ -66,7 +67,7 @@ class GuestVolumes {
 };
 
 // A folder is copied if nobody in the guest may write it, the kubelet changes it as a whole (its link "..data": Secrets, ConfigMaps,
-// projected and downward API volumes) and it is small enough; each other one is shared.
+// projected and downward API volumes) and it is small enough; a kubelet's emptyDir in memory is in the guest's; each other one is shared.
 VolumeKind KindOfVolume(const std::string& source, bool read_only);
 
 // The volume's files, in the order in which they have to be made. No link of it is followed and nothing outside of it read.

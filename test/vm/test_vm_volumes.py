@@ -237,6 +237,37 @@ def test_a_single_file_is_as_it_is_when_a_container_is_created(vm_daemon, vm_pod
     assert (read(f"{folder}/hosts"), read(f"{folder}/log")) == ("as it was\n", "why\n")
 
 
+def test_an_empty_dir_in_memory_is_the_guests(vm_daemon, vm_pods, folder):
+    """As the kubelet makes it: a tmpfs with its limit; a sub path is a mount of a folder in it."""
+    whole, part = f"{folder}/volumes/kubernetes.io~empty-dir/cache", f"{folder}/volume-subpaths/cache/c/0"
+    for path in (whole, part):
+        os.makedirs(path)
+    assert os.system(f"mount -t tmpfs -o size=4m,mode=1777 none {whole} && mkdir -p '{whole}/a b/sub' && chmod 750 '{whole}/a b/sub' "
+                     f"&& chown 7:8 '{whole}/a b/sub' && mount --bind '{whole}/a b/sub' {part}") == 0
+    try:
+        pod = vm_pods.run_pod()
+        first = vm_pods.start(pod, ["sleep", "1000"], mounts=[mount(whole, "/cache")])
+        second = vm_pods.start(pod, ["sleep", "1000"], mounts=[mount(part, "/sub"), mount(whole, "/cache", readonly=True)])
+        run = lambda container, script: vm_pods.exec(container, ["sh", "-c", script])
+        assert run(first, "stat -c %a /cache; echo one > '/cache/a b/sub/file'; df -k /cache | tail -1 | awk '{print $2}'")[1] == "1777\n4096\n"
+        assert run(second, "cat /sub/file; stat -c '%a %u %g' /sub; grep -c ' /sub tmpfs ' /proc/mounts; touch /cache/x")[1:] == (
+            "one\n750 7 8\n1\n", "touch: /cache/x: Read-only file system\n")
+        code, _, err = run(first, "dd if=/dev/zero of=/cache/large bs=1M count=5; code=$?; rm /cache/large; exit $code")
+        assert code != 0 and "No space left" in err
+        # It outlives containers, and its content is nobody's but the guest's.
+        for container in (first, second):
+            vm_daemon.client.RemoveContainer(container_id=container)
+        assert vm_pods.out(pod, ["cat", "/sub/file"], mounts=[mount(part, "/sub")]) == "one\n"
+        assert [name for _, _, names in os.walk(whole) for name in names] == [] and file_server(vm_daemon, pod) is None
+        # A link in a sub path's place leads nowhere.
+        vm_pods.out(pod, ["sh", "-c", "cd '/cache/a b'; mv sub old; ln -s / sub"], mounts=[mount(whole, "/cache")])
+        with pytest.raises(grpc.RpcError) as error:
+            vm_pods.create(pod, ["true"], mounts=[mount(part, "/sub")])
+        assert part in error.value.details()
+    finally:
+        os.system(f"umount {part}; umount {whole}")
+
+
 def test_what_cannot_be_copied_is_refused(vm_daemon, vm_pods, folder):
     os.mkfifo(f"{folder}/fifo")
     with socket.socket(socket.AF_UNIX) as made:
