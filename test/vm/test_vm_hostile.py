@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pods whose guest turns against its host (test/payload/hostile_init.c in the agent's place): they end, with that reason, and nothing stays."""
+import concurrent.futures
 import os
 import subprocess
 
@@ -37,24 +38,39 @@ def state_of(daemon, pod):
     return daemon.client.PodSandboxStatus(pod_sandbox_id=pod[0]).status.state
 
 
-@pytest.mark.parametrize("mode", ["garbage", "request", "endless", "closed", "silent"])
-def test_a_guest_that_turns(daemon, mode):
+def turn(daemon, pods, mode):
+    """A pod whose guest has turned, its VMM, and what was said of the container that was to be made."""
+    pod = pods.run_pod(name=f"mode-{mode}")
+    vmm, = children_of(info_of(daemon, pod)["companionPid"])
+    assert state_of(daemon, pod) == READY
+    with pytest.raises(grpc.RpcError) as error:
+        pods.create(pod, ["true"])
+    return pod, vmm, error.value.details()
+
+
+def stop(daemon, pod, vmm):
+    assert not daemon.client.ListContainers().containers
+    daemon.client.StopPodSandbox(pod_sandbox_id=pod[0], deadline=20)
+    assert not os.path.exists(f"/proc/{vmm}")
+
+
+@pytest.mark.parametrize("mode", ["garbage", "request", "endless"])
+def test_what_is_no_ttrpc_ends_the_pod(daemon, mode):
     with VmPods(daemon) as pods:
-        pod = pods.run_pod(name=f"mode-{mode}")
-        companion = info_of(daemon, pod)["companionPid"]
-        vmm, = children_of(companion)
-        assert state_of(daemon, pod) == READY
-        with pytest.raises(grpc.RpcError) as error:
-            pods.create(pod, ["true"])
-        if mode in ("closed", "silent"):
-            # Nobody can tell it from one that is busy; the call has an end, and so has the pod, without its help.
-            assert "no answer within" in error.value.details() and state_of(daemon, pod) == READY
-        else:
-            wait_for("the pod is not ready", lambda: state_of(daemon, pod) == NOT_READY, BOOT_SECONDS)
-            assert "the channel to the agent in the pod's VM broke" in info_of(daemon, pod)["reason"]
-            assert f"the guest turns: {mode}" in info_of(daemon, pod)["reason"]
-            assert not os.path.exists(f"/proc/{vmm}")
-        assert not daemon.client.ListContainers().containers
-        daemon.client.StopPodSandbox(pod_sandbox_id=pod[0], deadline=20)
+        pod, vmm, _ = turn(daemon, pods, mode)
+        wait_for("the pod is not ready", lambda: state_of(daemon, pod) == NOT_READY, BOOT_SECONDS)
+        reason = info_of(daemon, pod)["reason"]
+        assert "the channel to the agent in the pod's VM broke" in reason and f"the guest turns: {mode}" in reason
         assert not os.path.exists(f"/proc/{vmm}")
+        stop(daemon, pod, vmm)
+    assert daemon.leaks_of_pods() == []
+
+
+def test_silence_is_waited_for_to_a_deadline(daemon):
+    """Nobody can tell it from a guest that is busy; the call has an end, and so has the pod, without the guest's help."""
+    with VmPods(daemon) as pods, concurrent.futures.ThreadPoolExecutor() as several:
+        turned = list(several.map(lambda mode: turn(daemon, pods, mode), ["closed", "silent"]))
+        for pod, vmm, details in turned:
+            assert "no answer within" in details and state_of(daemon, pod) == READY
+            stop(daemon, pod, vmm)
     assert daemon.leaks_of_pods() == []
