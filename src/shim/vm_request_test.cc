@@ -74,7 +74,7 @@ TEST(VmRequest, NamespacesOfTheHostAreRefused) {
   for (auto [type, word] : {std::pair("network", "the host's network"), {"pid", "the host's PID namespace"}, {"ipc", "the host's IPC namespace"}}) {
     json spec = SandboxSpec();
     auto& spaces = spec["linux"]["namespaces"];
-    spaces.erase(std::find_if(spaces.begin(), spaces.end(), [&](const json& one) { return one["type"] == type; }));
+    spaces.erase(std::find_if(spaces.begin(), spaces.end(), [gone = std::string(type)](const json& one) { return one["type"] == gone; }));
     auto vm = Ask(spec);
     ASSERT_FALSE(vm) << type;
     EXPECT_EQ(vm.error().code, Code::kFailedPrecondition);

@@ -95,7 +95,9 @@ def test_a_guest_out_of_memory(vm_pods):
     pod = vm_pods.run_pod()
     kept = {"linux": {"resources": {"oom_score_adj": -997}}}
     other = vm_pods.start(pod, ["sleep", "1000"], **kept)
-    greedy = vm_pods.start(pod, ["awk", 'BEGIN { while (1) a[i++] = sprintf("%8000d", i) }'], **kept)
+    # One buffer of almost all that there is, filled by one call.
+    script = 'set -- $(grep MemTotal /proc/meminfo); exec dd if=/dev/zero of=/dev/null count=1 bs=$(($2 / 1024 - 16))M'
+    greedy = vm_pods.start(pod, ["sh", "-c", script], **kept)
     status = vm_pods.wait_exit(greedy, BOOT_SECONDS)
     assert status.reason == "OOMKilled" and status.exit_code == 137, status
     assert vm_pods.exec(other, ["echo", "alive"])[1] == "alive\n"
