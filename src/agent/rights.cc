@@ -19,7 +19,8 @@ namespace {
 
 constexpr unsigned kMemoryAndEnd[] = {
     SYS_brk, SYS_mmap, SYS_munmap, SYS_mremap, SYS_mprotect, SYS_madvise, SYS_futex, SYS_clock_gettime, SYS_gettimeofday, SYS_getrandom, SYS_rt_sigreturn,
-    SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_getpid, SYS_gettid, SYS_tgkill, SYS_exit, SYS_exit_group, SYS_restart_syscall};
+    SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_getpid, SYS_gettid, SYS_tgkill, SYS_exit, SYS_exit_group, SYS_restart_syscall,
+    SYS_sigaltstack};  // the address sanitizer asks for it
 
 constexpr unsigned kMessengerCalls[] = {
     // The loop, and what it reads: the channel, pipes, terminals, notices.

@@ -19,7 +19,6 @@
 
 #include "agent/launch_socket.h"
 #include "base/clock.h"
-#include "base/limits.h"
 #include "base/log.h"
 #include "oci/clone.h"
 
@@ -76,7 +75,7 @@ class Supervisor {
       if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0) return std::nullopt;
       if (info.si_pid == options_.messenger) return DescribeEnd(info);
       if (info.si_pid == options_.settler || launchers_.erase(info.si_pid) > 0) continue;
-      if (notices_.size() >= limits::kGuestNotices) return "the agent does not listen";
+      if (notices_.size() >= options_.notices) return "the agent does not listen";
       notices_.push_back({info.si_pid, StatusOf(info), NowNanos()});
     }
   }

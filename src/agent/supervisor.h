@@ -11,6 +11,7 @@
 #include <functional>
 #include <string>
 
+#include "base/limits.h"
 #include "base/unique_fd.h"
 
 namespace caisson::agent {
@@ -19,6 +20,7 @@ struct SupervisorOptions {
   pid_t messenger = 0;
   UniqueFd socket;  // the pair with it (launch_socket.h)
   pid_t settler = 0;  // whose end nobody is told of; 0: none
+  size_t notices = limits::kGuestNotices;  // that may wait for the messenger to take them
   // In a new process, which ends when it returns.
   std::function<void(UniqueFd connection)> launch;
 };
