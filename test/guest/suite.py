@@ -18,7 +18,8 @@ PACKAGES = ["base-files", "bash", "dash", "coreutils", "grep", "sed", "findutils
 BINARIES = ["bin/caissond", "bin/containerd-shim-caisson-v2", "bin/caisson", "bin/caisson-oci", "src/oci/oci_root_test", "src/shim/shim_root_test", "src/shim/shim_test"]
 PYTEST = "/usr/bin/python3 -m pytest -q --tb=short --color=no --durations=5 -p no:cacheprovider"
 # Of the tests of caisson-oci those that look at cgroups; some always, the others with tools/check --long.
-OCI = "life or pause or update or memory or cgroup_path" if os.environ.get("CAISSON_LONG_TESTS") else "life or pause or memory"
+LONG = bool(os.environ.get("CAISSON_LONG_TESTS"))
+OCI = "life or pause or update or memory or cgroup_path" if LONG else "life or pause or memory"
 
 
 def stage_tests(folder, tests):

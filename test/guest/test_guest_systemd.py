@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The systemd driver, in a guest whose PID 1 is systemd, on cgroup v2 with all controllers."""
-from suite import OCI, PYTEST, boot
+from suite import LONG, OCI, PYTEST, boot
 
 # Of the tests of pods, those that start, measure, stop and lose containers: the others never look at a cgroup.
 PODS = " ".join(f"test/cri/test_pod.py::test_{name}" for name in
                 ("exit_code_reason_and_times", "exec_sync_timeout_kills_the_tree", "stop_container_signal_then_kill",
                  "remove_is_idempotent_and_forceful", "pid_modes", "stats", "update_resources"))
 RESTARTS = " ".join(f"test/cri/test_restart.py::test_{name}" for name in ("sigkill_finds_everything_again", "companion_killed"))
+COMMANDS = OCI if LONG else "life"  # of caisson-oci
 
 
 def test_systemd_driver(folder):
     boot(folder, "guest_init=/lib/systemd/systemd systemd.unit=caisson-guest.service systemd.show_status=no "
          "systemd.unified_cgroup_hierarchy=1",
          [("pods", f"CAISSON_TEST_CGROUP_DRIVER=systemd {PYTEST} test/guest/inside {PODS} {RESTARTS}"),
-          ("oci", f"CAISSON_TEST_CGROUP_DRIVER=systemd {PYTEST} test/oci/test_oci.py -k '{OCI}'")])
+          ("oci", f"CAISSON_TEST_CGROUP_DRIVER=systemd {PYTEST} test/oci/test_oci.py -k '{COMMANDS}'")])
