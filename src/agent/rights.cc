@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "agent/rights.h"
 
-#include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
 #include <sys/ioctl.h>
@@ -9,10 +8,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cerrno>
-
-#include "base/unique_fd.h"
+#include "sys/bounding_set.h"
 #include "sys/call_filter.h"
+#include "sys/oom_score.h"
 
 namespace caisson::agent {
 namespace {
@@ -46,23 +44,12 @@ constexpr unsigned kMessengerCalls[] = {
 
 constexpr unsigned kCarrierCalls[] = {SYS_read, SYS_write, SYS_close};
 
-Result<> EmptyBoundingSet() {
-  for (unsigned long right = 0; prctl(PR_CAPBSET_DROP, right, 0, 0, 0) == 0; ++right) {
-  }
-  if (errno != EINVAL) return ErrnoError("empty the bounding set");
-  if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0) return ErrnoError("clear ambient capabilities");
-  return {};
-}
-
 }  // namespace
 
-void SpareFromOom() {
-  UniqueFd score(open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
-  (void)!write(score.get(), "-1000", 5);
-}
+void SpareFromOom() { (void)sys::SetOomScore(0, -1000); }
 
 Result<> DropRights() {
-  TRY(EmptyBoundingSet());
+  TRY(sys::EmptyBoundingSet());
   if (setgroups(0, nullptr) != 0 || setresgid(kNobodysId, kNobodysId, kNobodysId) != 0 || setresuid(kNobodysId, kNobodysId, kNobodysId) != 0) {
     return ErrnoError("become user {}", kNobodysId);
   }

@@ -10,9 +10,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <csignal>
 
+#include "sys/bounding_set.h"
 #include "sys/call_filter.h"
 #include "sys/empty_root.h"
 
@@ -76,10 +76,7 @@ Result<> DropRights() {
   if (syscall(SYS_capget, &header, had) != 0) return ErrnoError("ask for capabilities");
   for (unsigned right : kRights) kept[CAP_TO_INDEX(right)].permitted |= CAP_TO_MASK(right) & had[CAP_TO_INDEX(right)].permitted;
   for (auto& half : kept) half.effective = half.permitted;
-  for (unsigned long right = 0; prctl(PR_CAPBSET_DROP, right, 0, 0, 0) == 0; ++right) {
-  }
-  if (errno != EINVAL) return ErrnoError("empty the bounding set");
-  if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) != 0) return ErrnoError("clear ambient capabilities");
+  TRY(sys::EmptyBoundingSet());
   if (syscall(SYS_capset, &header, kept) != 0) return ErrnoError("drop capabilities");
   return {};
 }

@@ -23,6 +23,7 @@
 #include "oci/plan.h"
 #include "oci/restored.h"
 #include "oci/user_namespace.h"
+#include "sys/oom_score.h"
 #include "sys/path.h"
 
 namespace caisson::oci {
@@ -278,7 +279,7 @@ class ContainerImpl : public Container {
   Result<> SetOomScore() {
     for (int pid : TRY(cgroup_->Pids())) {
       // One that may not be lowered stays, as when it is started (identity.h).
-      auto set = WriteWhole(fmt::format("/proc/{}/oom_score_adj", pid), std::to_string(*options_.spec.process.oom_score_adj));
+      auto set = sys::SetOomScore(pid, *options_.spec.process.oom_score_adj);
       if (!set && set.error().sys_errno != EACCES && set.error().sys_errno != ENOENT && set.error().sys_errno != ESRCH) return set;
     }
     return {};

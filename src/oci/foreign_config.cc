@@ -11,8 +11,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "base/strings.h"
-#include "sys/path.h"
+#include "sys/oom_score.h"
 
 namespace caisson::oci {
 namespace {
@@ -49,9 +48,7 @@ json LimitsJson(const std::vector<Rlimit>& limits) {
 // proc(5): a value below one's own needs CAP_SYS_RESOURCE.
 int OomScoreOf(int wanted) {
   if (MayRaise()) return wanted;
-  auto text = sys::ReadFile("/proc/self/oom_score_adj", 64);
-  auto own = text ? ParseInt64(Trim(*text)) : Result<int64_t>(wanted);
-  return own ? std::max(wanted, static_cast<int>(*own)) : wanted;
+  return std::max(wanted, sys::OwnOomScore().value_or(wanted));
 }
 
 Result<> MakeMountsForeign(const ForeignConfigInputs& inputs, json* mounts) {

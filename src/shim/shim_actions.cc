@@ -23,6 +23,7 @@
 #include "shim/shim_settings.h"
 #include "sys/event_loop.h"
 #include "sys/new_file.h"
+#include "sys/oom_score.h"
 #include "sys/own_program.h"
 #include "sys/path.h"
 #include "sys/socket.h"
@@ -108,12 +109,8 @@ UniqueFd OpenLog(const std::string& bundle) {
 
 // A companion goes after its containers and before its client when memory is short, as other shims do. Best effort.
 void RaiseOomScore(int pid) {
-  auto own = sys::ReadFile("/proc/self/oom_score_adj", 64);
-  auto score = own ? ParseInt64(Trim(*own)) : Result<int64_t>(std::move(own.error()));
-  if (!score || *score >= kMaxOomScore) return;
-  UniqueFd file(open(fmt::format("/proc/{}/oom_score_adj", pid).c_str(), O_WRONLY | O_CLOEXEC));
-  std::string text = fmt::format("{}", *score + 1);
-  if (file) (void)!write(file.get(), text.data(), text.size());
+  auto own = sys::OwnOomScore();
+  if (own && *own < kMaxOomScore) (void)sys::SetOomScore(pid, *own + 1);
 }
 
 Result<> MoveTo(const std::string& cgroup_path, int pid) {

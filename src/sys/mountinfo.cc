@@ -35,7 +35,7 @@ std::string Unescape(std::string_view text) {
   return out;
 }
 
-Error Bad(std::string_view what) { return MakeError(Code::kInvalidArgument, "mountinfo line: {}", what); }
+Error BadLine(std::string_view what) { return MakeError(Code::kInvalidArgument, "mountinfo line: {}", what); }
 
 }  // namespace
 
@@ -43,23 +43,23 @@ Result<MountInfo> ParseMountInfoLine(std::string_view line) {
   MountInfo mount;
   auto id = ParseInt64(NextField(&line));
   auto parent = ParseInt64(NextField(&line));
-  if (!id || !parent) return Bad("bad mount id");
+  if (!id || !parent) return BadLine("bad mount id");
   mount.id = *id;
   mount.parent = *parent;
   std::string_view device = NextField(&line);
   size_t colon = device.find(':');
-  if (colon == std::string_view::npos) return Bad("bad device");
+  if (colon == std::string_view::npos) return BadLine("bad device");
   auto major = ParseUint64(device.substr(0, colon));
   auto minor = ParseUint64(device.substr(colon + 1));
-  if (!major || !minor || *major > UINT32_MAX || *minor > UINT32_MAX) return Bad("bad device");
+  if (!major || !minor || *major > UINT32_MAX || *minor > UINT32_MAX) return BadLine("bad device");
   mount.major = static_cast<uint32_t>(*major);
   mount.minor = static_cast<uint32_t>(*minor);
   mount.root = Unescape(NextField(&line));
   mount.mount_point = Unescape(NextField(&line));
   mount.options = NextField(&line);
-  if (mount.root.empty() || mount.mount_point.empty()) return Bad("no mount point");
+  if (mount.root.empty() || mount.mount_point.empty()) return BadLine("no mount point");
   for (;;) {
-    if (line.empty()) return Bad("no '-' separator");
+    if (line.empty()) return BadLine("no '-' separator");
     std::string_view field = NextField(&line);
     if (field == "-") break;
     if (!field.empty()) mount.optional.emplace_back(field);
@@ -67,7 +67,7 @@ Result<MountInfo> ParseMountInfoLine(std::string_view line) {
   mount.fs_type = Unescape(NextField(&line));
   mount.source = Unescape(NextField(&line));
   mount.super_options = line;
-  if (mount.fs_type.empty()) return Bad("no file system type");
+  if (mount.fs_type.empty()) return BadLine("no file system type");
   return mount;
 }
 
