@@ -11,6 +11,7 @@
 #include "agent/early_init.h"
 #include "base/guest_debug.h"
 #include "caisson/guest/v1/launch.pb.h"
+#include "caisson/wkt/wkt.pb.h"
 #include "sys/new_file.h"
 
 namespace caisson::agent {
@@ -31,7 +32,7 @@ constexpr char kConfig[] = R"({
 })";
 
 Result<task::Task*> Create(task::Tasks* tasks, Launches* launches) {
-  auto made = TRY((launches->Call<guest::v1::Nothing, guest::v1::DebugBundleResponse>("MakeDebugBundle", {})));
+  auto made = TRY((launches->Call<wkt::Empty, guest::v1::DebugBundleResponse>("MakeDebugBundle", {})));
   task::CreateRequest request;
   request.id = kGuestDebugContainer;
   request.bundle = made.bundle();

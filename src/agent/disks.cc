@@ -19,6 +19,7 @@
 #include "base/log.h"
 #include "base/scope_exit.h"
 #include "base/strings.h"
+#include "caisson/wkt/wkt.pb.h"
 #include "sys/path.h"
 
 namespace caisson::agent {
@@ -234,7 +235,7 @@ std::vector<std::string> Disks::Release(const std::string& user) {
     layer = layers_.erase(layer);
   }
   if (request.serials().empty()) return unused;
-  auto done = launches_->Call<guest::v1::UnmountLayersRequest, guest::v1::Done>("UnmountLayers", request);
+  auto done = launches_->Call<guest::v1::UnmountLayersRequest, wkt::Empty>("UnmountLayers", request);
   if (!done) log::Error("unmount layers: {}", done.error().message);
   return unused;
 }

@@ -22,6 +22,7 @@
 #include "base/log.h"
 #include "base/strings.h"
 #include "caisson/guest/v1/launch.pb.h"
+#include "caisson/wkt/wkt.pb.h"
 #include "sys/path.h"
 
 namespace caisson::agent {
@@ -85,7 +86,7 @@ void GuestService::Prepare(const v1::PrepareContainerRequest& request, std::func
   if (!folder.empty() && !IsSafeName(folder)) return respond(MakeError(Code::kInvalidArgument, "container '{}': '{}' is no shared folder", request.id(), folder.substr(0, 128)));
   if (request.layer_serials().empty() == folder.empty()) return respond(MakeError(Code::kInvalidArgument, "container '{}' has no layers", request.id()));
   std::string dir = ContainerDir(request.id());
-  auto made = launches_->Call<v1::PrepareContainerRequest, v1::Done>("MakeBundle", request);
+  auto made = launches_->Call<v1::PrepareContainerRequest, wkt::Empty>("MakeBundle", request);
   if (!made) return respond(std::move(made.error()));
   std::vector<std::string> serials(request.layer_serials().begin(), request.layer_serials().end());
   const auto root_layers = static_cast<ptrdiff_t>(serials.size());
@@ -139,7 +140,7 @@ void GuestService::AwaitModules(int64_t left_millis, std::function<void()> done)
 v1::ReleaseContainerResponse GuestService::Release(const std::string& id) {
   v1::ReleaseContainerRequest request;
   request.set_id(id);
-  auto removed = launches_->Call<v1::ReleaseContainerRequest, v1::Done>("RemoveBundle", request);
+  auto removed = launches_->Call<v1::ReleaseContainerRequest, wkt::Empty>("RemoveBundle", request);
   if (!removed) log::Error("release container '{}': {}", id.substr(0, 128), removed.error().message);
   v1::ReleaseContainerResponse response;
   for (std::string& serial : disks_.Release(id)) response.add_unused_serials(std::move(serial));

@@ -164,11 +164,11 @@ Result<Asked> TakeConnection(int socket) {
   return Asked{std::move(fds[0]), {std::move(fds[1]), std::move(fds[2])}};
 }
 
-Result<bool> SendNotice(int socket, const EndNotice& notice) {
+Result<bool> SendNotice(int socket, const task::EndedProcess& notice) {
   return TRY(SendSome(socket, {reinterpret_cast<const char*>(&notice), sizeof notice}, {}, MSG_DONTWAIT)) > 0;
 }
 
-bool TakeNotice(int socket, EndNotice* notice) {
+bool TakeNotice(int socket, task::EndedProcess* notice) {
   std::vector<UniqueFd> none;
   auto got = ReceiveSome(socket, reinterpret_cast<char*>(notice), sizeof *notice, &none, MSG_DONTWAIT);
   return got && *got == sizeof *notice;

@@ -15,6 +15,7 @@
 #include "base/clock.h"
 #include "base/result.h"
 #include "base/unique_fd.h"
+#include "task/ended_processes.h"
 
 namespace caisson::agent {
 
@@ -39,11 +40,6 @@ Result<> SendLaunch(int socket, std::string_view text, const std::vector<int>& f
 Result<LaunchMessage> ReceiveLaunch(int socket, const Deadline& deadline);
 
 // The pair of PID 1 and messenger.
-struct EndNotice {
-  int32_t pid = 0;
-  uint32_t status = 0;  // the exit status, 128 + signal where one has ended it
-  int64_t at_nanos = 0;
-};
 // Where a launcher is born.
 struct Birthplace {
   UniqueFd cgroup;         // a folder of cgroup2
@@ -58,8 +54,8 @@ struct Asked {
 // kUnavailable: the messenger has gone; kDataLoss: it says what it must not.
 Result<Asked> TakeConnection(int socket);
 // False: not now.
-Result<bool> SendNotice(int socket, const EndNotice& notice);
+Result<bool> SendNotice(int socket, const task::EndedProcess& notice);
 // False: there is none now, or never again.
-bool TakeNotice(int socket, EndNotice* notice);
+bool TakeNotice(int socket, task::EndedProcess* notice);
 
 }  // namespace caisson::agent

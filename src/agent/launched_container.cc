@@ -19,6 +19,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "caisson/guest/v1/launch.pb.h"
+#include "caisson/wkt/wkt.pb.h"
 #include "oci/control.h"
 #include "oci/foreign_config.h"
 
@@ -149,13 +150,13 @@ class LaunchedContainer : public oci::Container {
     cgroup_->CloseFds();
     std::vector<UniqueFd> got;
     oci::Process process;
-    auto born = launches_->CallIn<v1::ExecProcessRequest, v1::Done>(place, "ExecProcess", request, fds, &got, &process.pid);
+    auto born = launches_->CallIn<v1::ExecProcessRequest, wkt::Empty>(place, "ExecProcess", request, fds, &got, &process.pid);
     if (!born && !IsTold(born.error())) {
       // A container that has enabled controllers for groups of its own, or has ended.
       auto below = cgroup_->GroupBelowOf(init_.pid);
       if (!below) return MakeError(Code::kFailedPrecondition, "container '{}' is not running", id_);
       place.cgroup = std::move(*below);
-      born = launches_->CallIn<v1::ExecProcessRequest, v1::Done>(place, "ExecProcess", request, fds, &got, &process.pid);
+      born = launches_->CallIn<v1::ExecProcessRequest, wkt::Empty>(place, "ExecProcess", request, fds, &got, &process.pid);
     }
     if (!born) return std::move(born.error());
     if (got.size() != 1 || process.pid == 0) return MakeError(Code::kInternal, "container '{}': its launcher gave no process", id_);
@@ -175,7 +176,7 @@ class LaunchedContainer : public oci::Container {
   Result<> Signal(const oci::Process& process, int signal) override {
     v1::SignalProcessRequest request;
     request.set_signal(signal);
-    TRY((launches_->Call<v1::SignalProcessRequest, v1::Done>("SignalProcess", request, {process.pidfd.get()})));
+    TRY((launches_->Call<v1::SignalProcessRequest, wkt::Empty>("SignalProcess", request, {process.pidfd.get()})));
     return {};
   }
   Result<> EndAll(int64_t deadline_millis) override {
@@ -219,7 +220,7 @@ class LaunchedContainer : public oci::Container {
     return request;
   }
   Result<> Change(const v1::GroupRequest& request) {
-    TRY((launches_->Call<v1::GroupRequest, v1::Done>("ChangeGroup", request)));
+    TRY((launches_->Call<v1::GroupRequest, wkt::Empty>("ChangeGroup", request)));
     return {};
   }
 
@@ -254,7 +255,7 @@ void KillLaunchedTree(Launches* launches, const oci::Container& container, const
     fds.push_back(process->pidfd.get());
   }
   for (ino_t pipe : pipes) request.add_pipes(pipe);
-  auto killed = launches->Call<v1::KillTreeRequest, v1::Done>("KillTree", request, fds);
+  auto killed = launches->Call<v1::KillTreeRequest, wkt::Empty>("KillTree", request, fds);
   if (!killed) log::Error("container '{}': {}", container.id(), killed.error().message);
 }
 

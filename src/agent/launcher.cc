@@ -22,16 +22,22 @@ guest::v1::LaunchAnswer Answer(Result<std::string> done) {
   return answer;
 }
 
+Result<std::string> CallByName(std::string_view name, std::string_view request, Descriptors* fds) {
+  for (auto calls : {PodCalls(), ContainerCalls()}) {
+    for (const LauncherCall& call : calls) {
+      if (call.name == name) return call.serve(request, fds);
+    }
+  }
+  return MakeError(Code::kUnimplemented, "no launcher does '{}'", name.substr(0, 64));
+}
+
 Result<> Serve(int connection) {
   LaunchMessage message = TRY(ReceiveLaunch(connection, Deadline::After(kHearMillis)));
   guest::v1::LaunchRequest request;
   if (!request.ParseFromString(message.text)) return MakeError(Code::kDataLoss, "the messenger's call does not parse");
-  LauncherCalls calls;
-  AddPodCalls(&calls);
-  AddContainerCalls(&calls);
   Descriptors fds;
   fds.came = std::move(message.fds);
-  guest::v1::LaunchAnswer answer = Answer(calls.Call(request.call(), request.request(), &fds));
+  guest::v1::LaunchAnswer answer = Answer(CallByName(request.call(), request.request(), &fds));
   std::vector<int> go;
   for (const UniqueFd& fd : fds.go) go.push_back(fd.get());
   TRY(SendLaunch(connection, answer.SerializeAsString(), go, Deadline::After(kHearMillis)));
@@ -44,12 +50,6 @@ Result<> Serve(int connection) {
 Result<UniqueFd> Descriptors::Take() {
   if (taken >= came.size()) return MakeError(Code::kInvalidArgument, "a descriptor is missing");
   return std::move(came[taken++]);
-}
-
-Result<std::string> LauncherCalls::Call(const std::string& name, std::string_view request, Descriptors* fds) const {
-  auto found = calls_.find(name);
-  if (found == calls_.end()) return MakeError(Code::kUnimplemented, "no launcher does '{}'", name.substr(0, 64));
-  return found->second(request, fds);
 }
 
 void RunLauncher(UniqueFd connection) {

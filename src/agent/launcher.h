@@ -6,10 +6,9 @@
 #pragma once
 
 #include <functional>
-#include <map>
+#include <span>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "base/result.h"
@@ -26,26 +25,24 @@ struct Descriptors {
   Result<UniqueFd> Take();
 };
 
-// The calls by name.
-class LauncherCalls {
- public:
-  template <class Request, class Response>
-  void Add(const char* name, Result<Response> (*call)(const Request&, Descriptors*)) {
-    calls_[name] = [call](std::string_view bytes, Descriptors* fds) -> Result<std::string> {
-      Request request;
-      if (!request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return MakeError(Code::kInvalidArgument, "the request does not parse");
-      Response response = TRY(call(request, fds));
-      return response.SerializeAsString();
-    };
-  }
-  Result<std::string> Call(const std::string& name, std::string_view request, Descriptors* fds) const;
-
- private:
-  std::map<std::string, std::function<Result<std::string>(std::string_view, Descriptors*)>> calls_;
+struct LauncherCall {
+  std::string_view name;
+  Result<std::string> (*serve)(std::string_view request, Descriptors* fds);
 };
+std::span<const LauncherCall> PodCalls();        // launcher_pod.cc
+std::span<const LauncherCall> ContainerCalls();  // launcher_container.cc
 
-void AddPodCalls(LauncherCalls* calls);        // launcher_pod.cc
-void AddContainerCalls(LauncherCalls* calls);  // launcher_container.cc
+template <class Request, class Response>
+Result<std::string> ServeTyped(Result<Response> (*call)(const Request&, Descriptors*), std::string_view bytes, Descriptors* fds) {
+  Request request;
+  if (!request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return MakeError(Code::kInvalidArgument, "the request does not parse");
+  return TRY(call(request, fds)).SerializeAsString();
+}
+// What `serve` is for a function of messages.
+template <auto kCall>
+Result<std::string> ServeCall(std::string_view bytes, Descriptors* fds) {
+  return ServeTyped(kCall, bytes, fds);
+}
 
 // Hears one call by `connection`, does it and answers. For a process that ends then; nothing is thrown away that others hold.
 void RunLauncher(UniqueFd connection);

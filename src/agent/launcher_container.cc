@@ -17,6 +17,7 @@
 #include "base/id.h"
 #include "base/limits.h"
 #include "caisson/guest/v1/launch.pb.h"
+#include "caisson/wkt/wkt.pb.h"
 #include "oci/clone.h"
 #include "oci/container.h"
 #include "sys/new_file.h"
@@ -66,29 +67,13 @@ Result<oci::Spec> ReadSpec(const std::string& bundle) {
   return spec;
 }
 
-void AddMappings(const std::vector<oci::IdMapping>& from, google::protobuf::RepeatedPtrField<v1::IdMapping>* to) {
-  for (const auto& map : from) {
-    auto* one = to->Add();
-    one->set_container_id(map.container_id);
-    one->set_host_id(map.host_id);
-    one->set_size(map.size);
-  }
-}
-
-std::vector<oci::IdMapping> MappingsOf(const google::protobuf::RepeatedPtrField<v1::IdMapping>& from) {
-  std::vector<oci::IdMapping> maps;
-  for (const auto& one : from) maps.push_back({one.container_id(), one.host_id(), one.size()});
-  return maps;
-}
-
 std::string RecordPath(const std::string& bundle) { return bundle + "/exec"; }
 
 Result<> WriteRecord(oci::Container* container, const std::string& bundle) {
   oci::ExecTarget target = TRY(container->MakeExecTarget());
+  if (!target.id_maps.empty()) return MakeError(Code::kUnimplemented, "container '{}': there are no user namespaces in a VM", container->id());
   v1::ExecRecord record;
   record.set_namespace_flags(target.namespace_flags);
-  AddMappings(target.id_maps.uids, record.mutable_uids());
-  AddMappings(target.id_maps.gids, record.mutable_gids());
   if (target.personality) record.set_personality(*target.personality);
   if (target.filter) {
     record.set_filtered(true);
@@ -104,7 +89,6 @@ Result<oci::ExecTarget> ReadRecord(const std::string& bundle) {
   if (!record.ParseFromString(TRY(sys::ReadFile(path, limits::kJsonBytes)))) return MakeError(Code::kDataLoss, "'{}' does not parse", path);
   oci::ExecTarget target;
   target.namespace_flags = record.namespace_flags();
-  target.id_maps = {MappingsOf(record.uids()), MappingsOf(record.gids())};
   if (record.has_personality()) target.personality = record.personality();
   if (record.filtered()) target.filter = oci::SeccompFilter{record.filter(), record.filter_flags()};
   return target;
@@ -150,7 +134,7 @@ struct Becoming {
   UniqueFd control, init;
 };
 
-Result<v1::Done> ExecProcess(const v1::ExecProcessRequest& request, Descriptors* fds) {
+Result<wkt::Empty> ExecProcess(const v1::ExecProcessRequest& request, Descriptors* fds) {
   TRY(CheckBundle(request.id(), request.bundle()));
   auto becoming = std::make_shared<Becoming>();
   becoming->control = TRY(fds->Take());
@@ -162,20 +146,20 @@ Result<v1::Done> ExecProcess(const v1::ExecProcessRequest& request, Descriptors*
   if (!self) return ErrnoError("open our own process");
   fds->go.push_back(std::move(self));
   fds->then = [becoming] { oci::BecomeExec(becoming->target, becoming->exec, becoming->init.get(), std::move(becoming->control)); };
-  return v1::Done();
+  return wkt::Empty();
 }
 
-Result<v1::Done> SignalProcess(const v1::SignalProcessRequest& request, Descriptors* fds) {
+Result<wkt::Empty> SignalProcess(const v1::SignalProcessRequest& request, Descriptors* fds) {
   UniqueFd pidfd = TRY(fds->Take());
   if (syscall(SYS_pidfd_send_signal, pidfd.get(), request.signal(), nullptr, 0) != 0 && errno != ESRCH) {
     return ErrnoError("send signal {} to a process", request.signal());
   }
-  return v1::Done();
+  return wkt::Empty();
 }
 
 Result<std::unique_ptr<oci::Cgroup>> OpenGroup(const std::string& path) { return oci::Cgroup::Open({path, false, {}, true}); }
 
-Result<v1::Done> KillTree(const v1::KillTreeRequest& request, Descriptors* fds) {
+Result<wkt::Empty> KillTree(const v1::KillTreeRequest& request, Descriptors* fds) {
   auto cgroup = TRY(OpenGroup(request.cgroups_path()));
   int root = request.root();
   if (root != 0) {
@@ -184,10 +168,10 @@ Result<v1::Done> KillTree(const v1::KillTreeRequest& request, Descriptors* fds) 
     if (syscall(SYS_pidfd_send_signal, pidfd.get(), SIGSTOP, nullptr, 0) != 0) root = 0;
   }
   (void)task::KillTree(root, request.init(), {request.pipes().begin(), request.pipes().end()}, [&] { return cgroup->Pids(); });
-  return v1::Done();
+  return wkt::Empty();
 }
 
-Result<v1::Done> ChangeGroup(const v1::GroupRequest& request, Descriptors*) {
+Result<wkt::Empty> ChangeGroup(const v1::GroupRequest& request, Descriptors*) {
   auto cgroup = TRY(OpenGroup(request.cgroups_path()));
   Deadline deadline = Deadline::After(request.deadline_millis() > 0 ? std::min(request.deadline_millis(), kGroupMillis) : kGroupMillis);
   switch (request.verb()) {
@@ -199,17 +183,17 @@ Result<v1::Done> ChangeGroup(const v1::GroupRequest& request, Descriptors*) {
     case v1::GroupRequest::DELETE: TRY(cgroup->Delete(deadline)); break;
     default: return MakeError(Code::kInvalidArgument, "cgroup '{}': nothing is to be done", request.cgroups_path());
   }
-  return v1::Done();
+  return wkt::Empty();
 }
 
 }  // namespace
 
-void AddContainerCalls(LauncherCalls* calls) {
-  calls->Add("CreateContainer", &CreateContainer);
-  calls->Add("ExecProcess", &ExecProcess);
-  calls->Add("SignalProcess", &SignalProcess);
-  calls->Add("KillTree", &KillTree);
-  calls->Add("ChangeGroup", &ChangeGroup);
+std::span<const LauncherCall> ContainerCalls() {
+  static constexpr LauncherCall kCalls[] = {
+      {"CreateContainer", &ServeCall<&CreateContainer>}, {"ExecProcess", &ServeCall<&ExecProcess>}, {"SignalProcess", &ServeCall<&SignalProcess>},
+      {"KillTree", &ServeCall<&KillTree>},               {"ChangeGroup", &ServeCall<&ChangeGroup>},
+  };
+  return kCalls;
 }
 
 }  // namespace caisson::agent

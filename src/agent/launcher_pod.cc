@@ -27,6 +27,7 @@
 #include "base/id.h"
 #include "caisson/guest/v1/guest.pb.h"
 #include "caisson/guest/v1/launch.pb.h"
+#include "caisson/wkt/wkt.pb.h"
 #include "sys/interfaces.h"
 #include "sys/new_file.h"
 #include "sys/sysctl.h"
@@ -112,23 +113,23 @@ Result<> WriteBundle(const std::string& dir, const v1::PrepareContainerRequest& 
   return {};
 }
 
-Result<v1::Done> RemoveBundle(const v1::ReleaseContainerRequest& request, Descriptors*) {
+Result<wkt::Empty> RemoveBundle(const v1::ReleaseContainerRequest& request, Descriptors*) {
   if (!IsSafeName(request.id())) return MakeError(Code::kInvalidArgument, "'{}' cannot be a container's id", request.id().substr(0, 128));
   std::string dir = ContainerDir(request.id());
   umount2(dir.c_str(), MNT_DETACH);
   rmdir(dir.c_str());
   RemoveVolumes(request.id() + ".");
-  return v1::Done();
+  return wkt::Empty();
 }
 
-Result<v1::Done> MakeBundle(const v1::PrepareContainerRequest& request, Descriptors* fds) {
+Result<wkt::Empty> MakeBundle(const v1::PrepareContainerRequest& request, Descriptors* fds) {
   if (!IsSafeName(request.id())) return MakeError(Code::kInvalidArgument, "'{}' cannot be a container's id", request.id().substr(0, 128));
   std::string dir = ContainerDir(request.id());
   mkdir(fmt::format("{}/containers", kRunDir).c_str(), 0711);
   mkdir(fmt::format("{}/empty", kRunDir).c_str(), 0755);  // beneath an image of one layer
   if (mkdir(dir.c_str(), 0700) != 0) return ErrnoError("make '{}'", dir);
   auto written = WriteBundle(dir, request);
-  if (written) return v1::Done();
+  if (written) return wkt::Empty();
   v1::ReleaseContainerRequest undo;
   undo.set_id(request.id());
   (void)RemoveBundle(undo, fds);
@@ -143,9 +144,9 @@ Result<v1::ResizeResponse> Resize(const v1::ResizeRequest& request, Descriptors*
   return response;
 }
 
-Result<v1::Done> PutVolume(const v1::PutVolumeRequest& request, Descriptors*) {
+Result<wkt::Empty> PutVolume(const v1::PutVolumeRequest& request, Descriptors*) {
   TRY(WriteVolume(request));
-  return v1::Done();
+  return wkt::Empty();
 }
 
 Result<v1::GetFileResponse> GetFile(const v1::GetFileRequest& request, Descriptors*) {
@@ -157,9 +158,9 @@ Result<v1::ShareMemoryResponse> ShareMemory(const v1::ShareMemoryRequest& reques
   return v1::ShareMemoryResponse();
 }
 
-Result<v1::Done> ShareFolders(const v1::Nothing&, Descriptors* fds) {
+Result<wkt::Empty> ShareFolders(const wkt::Empty&, Descriptors* fds) {
   fds->go = TRY(MountSharedFolders());
-  return v1::Done();
+  return wkt::Empty();
 }
 
 Result<v1::MountLayersResponse> MountLayers(const v1::MountLayersRequest& request, Descriptors*) {
@@ -168,9 +169,9 @@ Result<v1::MountLayersResponse> MountLayers(const v1::MountLayersRequest& reques
   return response;
 }
 
-Result<v1::Done> UnmountLayers(const v1::UnmountLayersRequest& request, Descriptors*) {
+Result<wkt::Empty> UnmountLayers(const v1::UnmountLayersRequest& request, Descriptors*) {
   for (const std::string& serial : request.serials()) UnmountLayerDisk(serial);
-  return v1::Done();
+  return wkt::Empty();
 }
 
 Result<v1::ProbeDisksResponse> ProbeDisks(const v1::ProbeDisksRequest& request, Descriptors*) {
@@ -179,7 +180,7 @@ Result<v1::ProbeDisksResponse> ProbeDisks(const v1::ProbeDisksRequest& request, 
   return response;
 }
 
-Result<v1::DebugBundleResponse> MakeDebugBundle(const v1::Nothing&, Descriptors*) {
+Result<v1::DebugBundleResponse> MakeDebugBundle(const wkt::Empty&, Descriptors*) {
   v1::DebugBundleResponse response;
   response.set_bundle(TRY(WriteDebugBundle()));
   return response;
@@ -187,20 +188,23 @@ Result<v1::DebugBundleResponse> MakeDebugBundle(const v1::Nothing&, Descriptors*
 
 }  // namespace
 
-void AddPodCalls(LauncherCalls* calls) {
-  calls->Add("Configure", &Configure);
-  calls->Add("SetTime", &SetTime);
-  calls->Add("MakeBundle", &MakeBundle);
-  calls->Add("RemoveBundle", &RemoveBundle);
-  calls->Add("Resize", &Resize);
-  calls->Add("PutVolume", &PutVolume);
-  calls->Add("GetFile", &GetFile);
-  calls->Add("ShareFolders", &ShareFolders);
-  calls->Add("ShareMemory", &ShareMemory);
-  calls->Add("MountLayers", &MountLayers);
-  calls->Add("UnmountLayers", &UnmountLayers);
-  calls->Add("ProbeDisks", &ProbeDisks);
-  calls->Add("MakeDebugBundle", &MakeDebugBundle);
+std::span<const LauncherCall> PodCalls() {
+  static constexpr LauncherCall kCalls[] = {
+      {"Configure", &ServeCall<&Configure>},
+      {"SetTime", &ServeCall<&SetTime>},
+      {"MakeBundle", &ServeCall<&MakeBundle>},
+      {"RemoveBundle", &ServeCall<&RemoveBundle>},
+      {"Resize", &ServeCall<&Resize>},
+      {"PutVolume", &ServeCall<&PutVolume>},
+      {"GetFile", &ServeCall<&GetFile>},
+      {"ShareFolders", &ServeCall<&ShareFolders>},
+      {"ShareMemory", &ServeCall<&ShareMemory>},
+      {"MountLayers", &ServeCall<&MountLayers>},
+      {"UnmountLayers", &ServeCall<&UnmountLayers>},
+      {"ProbeDisks", &ServeCall<&ProbeDisks>},
+      {"MakeDebugBundle", &ServeCall<&MakeDebugBundle>},
+  };
+  return kCalls;
 }
 
 }  // namespace caisson::agent

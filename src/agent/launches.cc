@@ -29,9 +29,9 @@ Result<LaunchMessage> Launches::CallText(const char* call, std::string request, 
 }
 
 std::optional<task::EndedProcess> Launches::Next() {
-  EndNotice notice;
-  if (!TakeNotice(socket_.get(), &notice)) return std::nullopt;
-  return task::EndedProcess{notice.pid, notice.status, notice.at_nanos};
+  task::EndedProcess ended;
+  if (!TakeNotice(socket_.get(), &ended)) return std::nullopt;
+  return ended;
 }
 
 }  // namespace caisson::agent

@@ -90,13 +90,16 @@ pid_t StartChild(const char* what, Run run) {
 [[noreturn]] void RunInit() {
   auto initramfs = EarlyInit();
   if (!initramfs) EndMachine(initramfs.error().message);
-  BlockSigchld();
+  auto children = task::OwnChildren();
+  if (!children) EndMachine(children.error().message);
   auto pair = MakeSocketPair(SOCK_SEQPACKET);
   if (!pair) EndMachine(pair.error().message);
   SupervisorOptions options;
+  options.children = std::move(*children);
   options.messenger = StartChild("the agent", [&] {
     initramfs->Reset();
     pair->first.Reset();
+    options.children.reset();
     setsid();
     auto served = Serve(std::move(pair->second));
     if (!served) log::Error("{}", served.error().message);

@@ -27,6 +27,7 @@
 #include "base/log.h"
 #include "base/scope_exit.h"
 #include "caisson/guest/v1/launch.pb.h"
+#include "caisson/wkt/wkt.pb.h"
 #include "oci/clone.h"
 
 namespace caisson::agent {
@@ -134,7 +135,7 @@ Result<> CarryMessages(int from, int to, bool messages) {
 void SharedFolders::Share(int64_t deadline_millis, Done done) {
   if (shared_) return done({});
   std::vector<UniqueFd> carriers;
-  auto mounted = launches_->Call<guest::v1::Nothing, guest::v1::Done>("ShareFolders", {}, {}, &carriers);
+  auto mounted = launches_->Call<wkt::Empty, wkt::Empty>("ShareFolders", {}, {}, &carriers);
   if (mounted) return done(Watch(std::move(carriers)));
   // ENXIO: the node of a module that is just being loaded.
   int error = mounted.error().sys_errno;

@@ -4,10 +4,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <sched.h>
-#include <signal.h>
 #include <sys/prctl.h>
-#include <sys/signalfd.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -18,49 +15,32 @@
 #include <utility>
 
 #include "agent/launch_socket.h"
-#include "base/clock.h"
 #include "base/log.h"
 #include "oci/clone.h"
 
 namespace caisson::agent {
 namespace {
 
-uint32_t StatusOf(const siginfo_t& info) {
-  return static_cast<uint32_t>(info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status);
-}
-
-std::string DescribeEnd(const siginfo_t& info) {
-  if (info.si_code == CLD_EXITED) return fmt::format("the agent ended with status {}", info.si_status);
-  return fmt::format("the agent was killed by signal {} ({})", info.si_status, strsignal(info.si_status));
-}
-
-sigset_t Sigchld() {
-  sigset_t set;
-  sigemptyset(&set);
-  sigaddset(&set, SIGCHLD);
-  return set;
+std::string DescribeEnd(const task::EndedProcess& ended) {
+  if (ended.signal == 0) return fmt::format("the agent ended with status {}", ended.status);
+  return fmt::format("the agent was killed by signal {} ({})", ended.signal, strsignal(ended.signal));
 }
 
 class Supervisor {
  public:
   explicit Supervisor(SupervisorOptions options) : options_(std::move(options)) {
-    sigset_t set = Sigchld();
-    signals_ = UniqueFd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
     own_pids_ = UniqueFd(open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC));
     // Nor are launchers, for they are copies: in a container's PID namespace one must not be looked into.
     prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   }
 
   std::string Run() {
-    if (!signals_ || !own_pids_) return ErrnoError("prepare to supervise").message;
+    if (!own_pids_) return ErrnoError("prepare to supervise").message;
     for (;;) {
       // A messenger that has closed its socket is about to end: that is what is waited for.
       short events = static_cast<short>(POLLIN | (notices_.empty() ? 0 : POLLOUT));
-      pollfd waits[] = {{signals_.get(), POLLIN, 0}, {hung_up_ ? -1 : options_.socket.get(), events, 0}};
+      pollfd waits[] = {{options_.children->fd(), POLLIN, 0}, {hung_up_ ? -1 : options_.socket.get(), events, 0}};
       if (poll(waits, 2, -1) < 0 && errno != EINTR) return ErrnoError("wait for the agent").message;
-      signalfd_siginfo ignored[8];
-      while (read(signals_.get(), ignored, sizeof ignored) > 0) {
-      }
       if (auto ended = Reap()) return *ended;
       Tell();
       if ((waits[1].revents & (POLLIN | POLLHUP | POLLERR)) == 0) continue;
@@ -70,14 +50,13 @@ class Supervisor {
 
  private:
   std::optional<std::string> Reap() {
-    for (;;) {
-      siginfo_t info{};
-      if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0) return std::nullopt;
-      if (info.si_pid == options_.messenger) return DescribeEnd(info);
-      if (info.si_pid == options_.settler || launchers_.erase(info.si_pid) > 0) continue;
+    while (auto ended = options_.children->Next()) {
+      if (ended->pid == options_.messenger) return DescribeEnd(*ended);
+      if (ended->pid == options_.settler || launchers_.erase(ended->pid) > 0) continue;
       if (notices_.size() >= options_.notices) return "the agent does not listen";
-      notices_.push_back({info.si_pid, StatusOf(info), NowNanos()});
+      notices_.push_back(*ended);
     }
+    return std::nullopt;
   }
 
   void Tell() {
@@ -103,7 +82,7 @@ class Supervisor {
     auto launcher = oci::Clone(0, place.cgroup ? place.cgroup.get() : -1);
     if (launcher && launcher->pid == 0) {
       prctl(PR_SET_NAME, "caisson-launch", 0, 0, 0);
-      signals_.Reset();
+      options_.children.reset();
       own_pids_.Reset();
       options_.socket.Reset();
       asked->place = {};
@@ -120,19 +99,14 @@ class Supervisor {
   }
 
   SupervisorOptions options_;
-  UniqueFd signals_, own_pids_;
+  UniqueFd own_pids_;
   bool hung_up_ = false;
   std::set<pid_t> launchers_;
-  std::deque<EndNotice> notices_;
+  std::deque<task::EndedProcess> notices_;
 };
 
 }  // namespace
 
 std::string Supervise(SupervisorOptions options) { return Supervisor(std::move(options)).Run(); }
-
-void BlockSigchld() {
-  sigset_t set = Sigchld();
-  sigprocmask(SIG_BLOCK, &set, nullptr);
-}
 
 }  // namespace caisson::agent

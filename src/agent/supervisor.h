@@ -9,14 +9,18 @@
 #include <sys/types.h>
 
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "base/limits.h"
 #include "base/unique_fd.h"
+#include "task/ended_processes.h"
 
 namespace caisson::agent {
 
 struct SupervisorOptions {
+  // All of its own, made before the first of them is started.
+  std::unique_ptr<task::EndedProcesses> children;
   pid_t messenger = 0;
   UniqueFd socket;  // the pair with it (launch_socket.h)
   pid_t settler = 0;  // whose end nobody is told of; 0: none
@@ -25,11 +29,8 @@ struct SupervisorOptions {
   std::function<void(UniqueFd connection)> launch;
 };
 
-// SIGCHLD is blocked before the first child is started (BlockSigchld). Returns why there is nothing to supervise any more: the
+// Returns why there is nothing to supervise any more: the
 // messenger has ended, says what it must not, or does not listen.
 std::string Supervise(SupervisorOptions options);
-
-// For the calling process. Errors: none that could be met.
-void BlockSigchld();
 
 }  // namespace caisson::agent

@@ -26,6 +26,7 @@
 #include "base/limits.h"
 #include "caisson/guest/v1/guest.pb.h"
 #include "caisson/guest/v1/launch.pb.h"
+#include "caisson/wkt/wkt.pb.h"
 #include "oci/clone.h"
 #include "sys/path.h"
 
@@ -64,10 +65,12 @@ class SupervisorTest : public ::testing::Test {
     mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr);
     if (mount("proc", "/proc", "proc", 0, nullptr) != 0 || mount("run", "/run", "tmpfs", 0, "mode=0755") != 0) return "no mounts";
     mkdir(kRunDir, 0711);
-    BlockSigchld();
+    auto children = task::OwnChildren();
+    if (!children) return children.error().message;
     auto pair = MakeSocketPair(SOCK_SEQPACKET);
     if (!pair) return pair.error().message;
     SupervisorOptions options;
+    options.children = std::move(*children);
     options.messenger = fork();
     if (options.messenger == 0) {
       pair->first.Reset();
@@ -108,16 +111,16 @@ TEST_F(SupervisorTest, LaunchersDoWhatTheMessengerMayNot) {
     Launches launches(std::move(socket));
     REQUIRE(DropRights(), 1);
     REQUIRE(mkdir((std::string(kRunDir) + "/mine").c_str(), 0700) != 0, 2);
-    auto made = launches.Call<guest::v1::PrepareContainerRequest, guest::v1::Done>("MakeBundle", Bundle("c1"));
+    auto made = launches.Call<guest::v1::PrepareContainerRequest, wkt::Empty>("MakeBundle", Bundle("c1"));
     REQUIRE(made, 3);
     // Its group may look, and no more.
     REQUIRE(sys::ReadFile(ContainerDir("c1") + "/config.json", 64).value_or("") == "{}", 4);
     REQUIRE(open((ContainerDir("c1") + "/config.json").c_str(), O_WRONLY) < 0, 5);
     // Not twice.
-    REQUIRE(!(launches.Call<guest::v1::PrepareContainerRequest, guest::v1::Done>("MakeBundle", Bundle("c1"))), 6);
+    REQUIRE(!(launches.Call<guest::v1::PrepareContainerRequest, wkt::Empty>("MakeBundle", Bundle("c1"))), 6);
     guest::v1::ReleaseContainerRequest release;
     release.set_id("c1");
-    REQUIRE((launches.Call<guest::v1::ReleaseContainerRequest, guest::v1::Done>("RemoveBundle", release)), 7);
+    REQUIRE((launches.Call<guest::v1::ReleaseContainerRequest, wkt::Empty>("RemoveBundle", release)), 7);
     REQUIRE(access(ContainerDir("c1").c_str(), F_OK) != 0, 8);
     return 0;
   });
@@ -127,9 +130,8 @@ TEST_F(SupervisorTest, LaunchersDoWhatTheMessengerMayNot) {
 TEST_F(SupervisorTest, NamesThatLeadElsewhereAreRefused) {
   std::string why = Run([](UniqueFd socket) -> int {
     Launches launches(std::move(socket));
-    using guest::v1::Done;
     for (const char* id : {"../x", "a/b", "", ".."}) {
-      auto made = launches.Call<guest::v1::PrepareContainerRequest, Done>("MakeBundle", Bundle(id));
+      auto made = launches.Call<guest::v1::PrepareContainerRequest, wkt::Empty>("MakeBundle", Bundle(id));
       REQUIRE(!made && made.error().code == Code::kInvalidArgument, 1);
     }
     guest::v1::MountLayersRequest layers;
@@ -142,18 +144,18 @@ TEST_F(SupervisorTest, NamesThatLeadElsewhereAreRefused) {
     REQUIRE(!(launches.Call<guest::v1::MountLayersRequest, guest::v1::MountLayersResponse>("MountLayers", layers)), 3);
     guest::v1::PutVolumeRequest volume;
     volume.set_volume("../v");
-    REQUIRE(!(launches.Call<guest::v1::PutVolumeRequest, Done>("PutVolume", volume)), 4);
+    REQUIRE(!(launches.Call<guest::v1::PutVolumeRequest, wkt::Empty>("PutVolume", volume)), 4);
     volume.set_volume("v");
     auto* file = volume.add_files();
     file->set_path("../../../etc/x");
     file->set_mode(S_IFREG | 0600);
-    REQUIRE(!(launches.Call<guest::v1::PutVolumeRequest, Done>("PutVolume", volume)), 5);
+    REQUIRE(!(launches.Call<guest::v1::PutVolumeRequest, wkt::Empty>("PutVolume", volume)), 5);
     guest::v1::CreateContainerRequest create;
     create.set_id("c");
     create.set_bundle("/etc");
     REQUIRE(!(launches.Call<guest::v1::CreateContainerRequest, guest::v1::CreateContainerResponse>("CreateContainer", create)), 6);
-    REQUIRE(!(launches.Call<guest::v1::Nothing, guest::v1::DebugBundleResponse>("MakeDebugBundle", {})), 7);
-    auto unknown = launches.Call<guest::v1::Nothing, Done>("Reboot", {});
+    REQUIRE(!(launches.Call<wkt::Empty, guest::v1::DebugBundleResponse>("MakeDebugBundle", {})), 7);
+    auto unknown = launches.Call<wkt::Empty, wkt::Empty>("Reboot", {});
     REQUIRE(!unknown && unknown.error().code == Code::kUnimplemented, 8);
     return 0;
   });
@@ -163,8 +165,7 @@ TEST_F(SupervisorTest, NamesThatLeadElsewhereAreRefused) {
 TEST_F(SupervisorTest, VolumesAreWrittenInParts) {
   std::string why = Run([](UniqueFd socket) -> int {
     Launches launches(std::move(socket));
-    using guest::v1::Done;
-    auto put = [&](const guest::v1::PutVolumeRequest& request) { return launches.Call<guest::v1::PutVolumeRequest, Done>("PutVolume", request); };
+    auto put = [&](const guest::v1::PutVolumeRequest& request) { return launches.Call<guest::v1::PutVolumeRequest, wkt::Empty>("PutVolume", request); };
     const std::string dir = std::string(kRunDir) + "/volumes/v/";
     guest::v1::PutVolumeRequest first;
     first.set_volume("v");
@@ -230,7 +231,7 @@ TEST_F(SupervisorTest, TellsOfProcessesThatOutliveTheirLauncher) {
         Launches launches(std::move(socket));
         int ends[2];
         REQUIRE(pipe2(ends, O_CLOEXEC) == 0, 1);
-        auto made = launches.Call<guest::v1::Nothing, guest::v1::CreateContainerResponse>("Make", {}, {ends[0]});
+        auto made = launches.Call<wkt::Empty, guest::v1::CreateContainerResponse>("Make", {}, {ends[0]});
         REQUIRE(made && made->pid() > 0, 2);
         REQUIRE(!launches.Next(), 3);
         REQUIRE(write(ends[1], "x", 1) == 1, 4);
@@ -272,7 +273,7 @@ TEST_F(SupervisorTest, ALauncherIsBornWhereItIsTo) {
         place.pid_namespace = std::move(cloned->pidfd);
         std::vector<UniqueFd> got;
         int pid = 0;
-        auto made = launches.CallIn<guest::v1::Nothing, guest::v1::CreateContainerResponse>(place, "Make", {}, {}, &got, &pid);
+        auto made = launches.CallIn<wkt::Empty, guest::v1::CreateContainerResponse>(place, "Make", {}, {}, &got, &pid);
         // In there it is the second one, after the init; here it has another number.
         REQUIRE(made && made->pid() == 2 && pid > 2, 2);
         pollfd wait{launches.fd(), POLLIN, 0};
@@ -282,10 +283,10 @@ TEST_F(SupervisorTest, ALauncherIsBornWhereItIsTo) {
         // The namespace has ended: nobody is born there.
         kill(cloned->pid, SIGKILL);
         oci::KillAndReap(place.pid_namespace.get());
-        auto none = launches.CallIn<guest::v1::Nothing, guest::v1::CreateContainerResponse>(place, "Make", {}, {}, &got, &pid);
+        auto none = launches.CallIn<wkt::Empty, guest::v1::CreateContainerResponse>(place, "Make", {}, {}, &got, &pid);
         REQUIRE(!none, 5);
         // Others are born as before.
-        auto other = launches.Call<guest::v1::Nothing, guest::v1::CreateContainerResponse>("Make", {});
+        auto other = launches.Call<wkt::Empty, guest::v1::CreateContainerResponse>("Make", {});
         REQUIRE(other && other->pid() > 2, 6);
         return 0;
       },
@@ -297,7 +298,7 @@ TEST_F(SupervisorTest, ALauncherThatDiesIsAnError) {
   std::string why = Run(
       [](UniqueFd socket) -> int {
         Launches launches(std::move(socket));
-        auto made = launches.Call<guest::v1::Nothing, guest::v1::Done>("Make", {});
+        auto made = launches.Call<wkt::Empty, wkt::Empty>("Make", {});
         REQUIRE(!made && (made.error().code == Code::kUnavailable || made.error().sys_errno != 0), 1);
         return 0;
       },

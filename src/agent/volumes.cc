@@ -13,6 +13,7 @@
 #include "base/limits.h"
 #include "base/strings.h"
 #include "base/unique_fd.h"
+#include "caisson/wkt/wkt.pb.h"
 #include "sys/path.h"
 
 namespace caisson::agent {
@@ -158,7 +159,7 @@ Result<> Volumes::Put(const guest::v1::PutFilesRequest& request) {
     for (auto& link : pending.links) *put.add_links() = std::move(link);
     for (const auto& path : pending.mentioned) put.add_mentioned(path);
   }
-  auto done = launches_->Call<guest::v1::PutVolumeRequest, guest::v1::Done>("PutVolume", put);
+  auto done = launches_->Call<guest::v1::PutVolumeRequest, wkt::Empty>("PutVolume", put);
   if (!done || request.commit()) pending_.erase(request.volume());
   if (!done) return std::move(done.error()).Within(fmt::format("volume '{}'", request.volume()));
   return {};

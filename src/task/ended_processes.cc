@@ -27,8 +27,8 @@ class Children : public EndedProcesses {
     }
     siginfo_t info{};
     if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0) return std::nullopt;
-    uint32_t status = static_cast<uint32_t>(info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status);
-    return EndedProcess{info.si_pid, status, NowNanos()};
+    int signal = info.si_code == CLD_EXITED ? 0 : info.si_status;
+    return EndedProcess{info.si_pid, static_cast<uint32_t>(signal != 0 ? 128 + signal : info.si_status), signal, NowNanos()};
   }
 
  private:

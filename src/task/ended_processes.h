@@ -16,6 +16,7 @@ namespace caisson::task {
 struct EndedProcess {
   int pid = 0;
   uint32_t status = 0;  // the exit status, 128 + signal where one ended it
+  int signal = 0;       // that ended it; 0: none
   int64_t at_nanos = 0;
 };
 
