@@ -3,18 +3,14 @@
 import json
 import os
 import pty
-import re
 import select
 import signal
 import subprocess
-import tempfile
 import threading
 
 import pytest
 
-from harness.containerd import PROGRAMS, RUNTIME, Containerd
-from harness.daemon import remove_tree
-from harness.leaks import Leaks
+from harness.containerd import PROGRAMS, RUNTIME, own_containerd
 from harness.registry import wait_for
 
 pytestmark = [pytest.mark.skipif(not os.path.exists(f"{PROGRAMS}/ctr"), reason="no containerd here: install Debian's containerd"),
@@ -33,20 +29,8 @@ echo end >> "$2"
 
 @pytest.fixture(scope="module")
 def containerd():
-    folder = tempfile.mkdtemp(prefix="caisson-containerd-")
-    leaks = Leaks(os.path.basename(folder))
-    containerd = Containerd(folder)
-    yield containerd
-    left = containerd.destroy() + sorted(containerd.links_left)
-    # What was killed with its companion is for the host's PID 1 to reap, or for whoever is in its place.
-    wait_for("nothing is left", lambda: not leaks.check(), 10)
-    remove_tree(folder)
-    assert not left, left
-
-
-@pytest.fixture
-def name(request):
-    return re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:60].strip("-")
+    with own_containerd() as containerd:
+        yield containerd
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,11 @@
 """Our companion as a RuntimeClass's handler of containerd's CRI: docs/containerd.md."""
 import os
 import signal
-import tempfile
 
 import grpc
 import pytest
 
-from harness.containerd import PROGRAMS, Containerd
-from harness.daemon import remove_tree
-from harness.leaks import Leaks
+from harness.containerd import PROGRAMS, Containerd, own_containerd
 from harness.pods import Pods
 from harness.registry import wait_for
 from harness.streams import STDOUT, WebSocket
@@ -25,15 +22,8 @@ sandboxer = "shim"
 
 @pytest.fixture(scope="module")
 def containerd():
-    folder = tempfile.mkdtemp(prefix="caisson-containerd-")
-    leaks = Leaks(os.path.basename(folder))
-    containerd = Containerd(folder, cri=True, config=SHIM_SANDBOX)
-    yield containerd
-    left = containerd.destroy() + sorted(containerd.links_left)
-    # What was killed with its companion is for the host's PID 1 to reap, or for whoever is in its place.
-    wait_for("nothing is left", lambda: not leaks.check(), 10)
-    remove_tree(folder)
-    assert not left, left
+    with own_containerd(lambda folder: Containerd(folder, cri=True, config=SHIM_SANDBOX)) as containerd:
+        yield containerd
 
 
 @pytest.fixture

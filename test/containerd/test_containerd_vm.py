@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import re
 import select
 import signal
 import socket
@@ -12,10 +11,8 @@ import tempfile
 
 import pytest
 
-from harness.containerd import PROGRAMS, Containerd
-from harness.daemon import remove_tree
+from harness.containerd import PROGRAMS, Containerd, own_containerd
 from harness.handler import GUEST, missing_for_vms
-from harness.leaks import Leaks
 from harness.pods import Pods
 from harness.registry import wait_for
 from harness.vm import BOOT_SECONDS
@@ -28,26 +25,19 @@ VM = "io.containerd.caisson-vm.v2"
 SETTINGS = {"kernel": f"{GUEST}/kernel", "initrd": f"{GUEST}/initramfs", "memory_bytes": 256 << 20}
 
 
-@pytest.fixture(scope="module")
-def containerd():
-    """With the CRI; ctr's containers are in the same namespace."""
-    folder = tempfile.mkdtemp(prefix="caisson-containerd-")
-    leaks = Leaks(os.path.basename(folder))
+def with_vms(folder):
     with open(f"{folder}/settings.json", "w") as f:
         json.dump(SETTINGS, f)
     with open(f"{folder}/vms.json", "w") as f:
         json.dump({**SETTINGS, "sandbox": "vm"}, f)
-    containerd = Containerd(folder, cri=True, runtimes={"vm": VM}, environment={"CAISSON_SHIM_CONFIG": f"{folder}/settings.json"})
-    yield containerd
-    left = containerd.destroy() + sorted(containerd.links_left)
-    wait_for("nothing is left", lambda: not leaks.check(), 10)
-    remove_tree(folder)
-    assert not left, left
+    return Containerd(folder, cri=True, runtimes={"vm": VM}, environment={"CAISSON_SHIM_CONFIG": f"{folder}/settings.json"})
 
 
-@pytest.fixture
-def name(request):
-    return re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:60].strip("-")
+@pytest.fixture(scope="module")
+def containerd():
+    """With the CRI; ctr's containers are in the same namespace."""
+    with own_containerd(with_vms) as containerd:
+        yield containerd
 
 
 @pytest.fixture(autouse=True)

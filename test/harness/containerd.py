@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A containerd of the test's own (Debian's, or CAISSON_TEST_CONTAINERD's folder of programs): private root, state and sockets, our
 companion found by its runtime's name, and `ctr` to drive it. Pods(containerd) works on its CRI."""
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 
 import grpc
 
 from .cri import Client
-from .daemon import BIN, CNI_BIN, bridge_conflist, own_subnet, slice_path  # noqa: F401
+from .daemon import BIN, CNI_BIN, bridge_conflist, own_subnet, remove_tree, slice_path  # noqa: F401
 from .images import Image
-from .leaks import links_of
+from .leaks import Leaks, links_of
 from .registry import wait_for
 
 PROGRAMS = os.environ.get("CAISSON_TEST_CONTAINERD", "/usr/bin")
@@ -220,3 +222,17 @@ class Containerd:
                 for base in (f"/sys/fs/cgroup/{controller}{self.cgroup_parent}", f"/sys/fs/cgroup{self.cgroup_parent}"):
                     if os.path.isdir(base):
                         os.rmdir(base)
+
+
+@contextlib.contextmanager
+def own_containerd(make=Containerd):
+    """The Containerd that `make` makes of a folder, for one file of tests; nothing of it is left then."""
+    folder = tempfile.mkdtemp(prefix="caisson-containerd-")
+    leaks = Leaks(os.path.basename(folder))
+    containerd = make(folder)
+    yield containerd
+    left = containerd.destroy() + sorted(containerd.links_left)
+    # What was killed with its companion is for the host's PID 1 to reap, or for whoever is in its place.
+    wait_for("nothing is left", lambda: not leaks.check(), 10)
+    remove_tree(folder)
+    assert not left, left
