@@ -6,11 +6,10 @@
 #include <sys/uio.h>
 
 #include <algorithm>
+#include <boost/asio/basic_waitable_timer.hpp>
 #include <boost/asio/ssl/stream.hpp>
-#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/write.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
-#include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http/empty_body.hpp>
 #include <boost/beast/http/parser.hpp>
 #include <boost/beast/http/read.hpp>
@@ -38,8 +37,9 @@ namespace http = boost::beast::http;
 namespace websocket = boost::beast::websocket;
 using asio::ip::tcp;
 using boost::system::error_code;
-using PlainStream = beast::tcp_stream;
-using TlsStream = beast::ssl_stream<beast::tcp_stream>;
+using PlainStream = StreamSocket;
+using TlsStream = beast::ssl_stream<StreamSocket>;
+using Timer = asio::basic_waitable_timer<std::chrono::steady_clock, asio::wait_traits<std::chrono::steady_clock>, asio::io_context::executor_type>;
 using std::chrono::milliseconds;
 
 constexpr size_t kReadBytes = 64 << 10;
@@ -47,10 +47,8 @@ constexpr auto kGoodbye = std::chrono::seconds(5);     // for the client to clos
 constexpr auto kPausedCheck = std::chrono::seconds(2);  // of a client whose input waits: is it still there?
 constexpr int64_t kFlushNanos = 30 * kNanosPerSecond;  // without progress, for it to take what is left
 
-tcp::socket& SocketOf(PlainStream& stream) { return stream.socket(); }
-tcp::socket& SocketOf(TlsStream& stream) { return stream.next_layer().socket(); }
-beast::tcp_stream& TcpOf(PlainStream& stream) { return stream; }
-beast::tcp_stream& TcpOf(TlsStream& stream) { return stream.next_layer(); }
+StreamSocket& SocketOf(PlainStream& stream) { return stream; }
+StreamSocket& SocketOf(TlsStream& stream) { return stream.next_layer(); }
 
 std::unique_ptr<LinkUser> MakeUser(const Loop& loop, Link& link, Accepted accepted, const std::string& peer) {
   if (auto* forward = std::get_if<PortForwardTarget>(&accepted.grant)) {
@@ -132,7 +130,7 @@ class LinkBase : public Link, public std::enable_shared_from_this<LinkBase> {
   virtual void Taken() = 0;
   // A connection that breaks while nothing is read or written.
   virtual void WatchErrors() = 0;
-  virtual tcp::socket& Socket() = 0;
+  virtual StreamSocket& Socket() = 0;
   // All is sent: closes in good order, within kGoodbye.
   virtual void Goodbye() = 0;
   virtual void CloseNow() = 0;
@@ -159,7 +157,7 @@ class LinkBase : public Link, public std::enable_shared_from_this<LinkBase> {
 
   ConnectionContext context_;
   bool ended_ = false;  // Finish or Abort: there is no user any more
-  asio::steady_timer timer_;
+  Timer timer_;
 
  private:
   // A client that has closed its connection is found by reading, or, while nothing is read, by the connection's state
@@ -205,7 +203,7 @@ class LinkBase : public Link, public std::enable_shared_from_this<LinkBase> {
     });
   }
 
-  asio::steady_timer presence_;
+  Timer presence_;
   const ConnectionList::Id id_;
   std::unique_ptr<LinkUser> user_;
   std::deque<Message> queue_;  // the front one is being written
@@ -246,7 +244,7 @@ class ByteLink final : public LinkBase {
     return 0;
   }
   void WatchErrors() override {
-    SocketOf(stream_).async_wait(tcp::socket::wait_error, [self = Self()](const error_code&) { self->Abort(); });
+    SocketOf(stream_).async_wait(StreamSocket::wait_error, [self = Self()](const error_code&) { self->Abort(); });
   }
   // Closing while the client's bytes are unread would make the kernel reset the connection and discard what the client
   // has not read yet. So: say that nothing more comes, and read on until it closes too.
@@ -264,13 +262,13 @@ class ByteLink final : public LinkBase {
   }
   void Discard() {
     error_code ignored;
-    SocketOf(stream_).shutdown(tcp::socket::shutdown_send, ignored);
+    SocketOf(stream_).shutdown(StreamSocket::shutdown_send, ignored);
     SocketOf(stream_).async_read_some(asio::buffer(rest_), [self = Self()](const error_code& error, size_t) {
       if (error) return self->Abort();
       self->Discard();
     });
   }
-  tcp::socket& Socket() override { return SocketOf(stream_); }
+  StreamSocket& Socket() override { return SocketOf(stream_); }
   void CloseNow() override {
     error_code ignored;
     SocketOf(stream_).close(ignored);
@@ -318,7 +316,7 @@ class MessageLink final : public LinkBase {
   }
   void Taken() override { buffer_.consume(buffer_.size()); }
   void WatchErrors() override {
-    SocketOf(socket_.next_layer()).async_wait(tcp::socket::wait_error, [self = Self()](const error_code&) {
+    SocketOf(socket_.next_layer()).async_wait(StreamSocket::wait_error, [self = Self()](const error_code&) {
       self->Abort();
     });
   }
@@ -331,13 +329,13 @@ class MessageLink final : public LinkBase {
     timer_.cancel();
     socket_.async_close(websocket::close_code::normal, [self = Self()](const error_code&) { self->Abort(); });
   }
-  tcp::socket& Socket() override { return SocketOf(socket_.next_layer()); }
+  StreamSocket& Socket() override { return SocketOf(socket_.next_layer()); }
   void CloseNow() override {
     error_code ignored;
     SocketOf(socket_.next_layer()).close(ignored);
   }
 
-  websocket::stream<Stream> socket_;
+  websocket::stream<Stream, false> socket_;  // without compression, which no client of these protocols asks for
   beast::flat_buffer buffer_;
 };
 
@@ -345,7 +343,7 @@ class MessageLink final : public LinkBase {
 template <class Stream>
 class Client final : public std::enable_shared_from_this<Client<Stream>> {
  public:
-  Client(const ConnectionContext& context, Stream stream) : context_(context), stream_(std::move(stream)) {
+  Client(const ConnectionContext& context, Stream stream) : context_(context), stream_(std::move(stream)), deadline_(*context.loop.context) {
     parser_.header_limit(limits::kStreamRequestBytes);
   }
   ~Client() {
@@ -354,7 +352,7 @@ class Client final : public std::enable_shared_from_this<Client<Stream>> {
 
   void Start(ConnectionList::Id id) {
     id_ = id;
-    TcpOf(stream_).expires_after(milliseconds(context_.loop.options.handshake_timeout_millis));
+    EndAfter(milliseconds(context_.loop.options.handshake_timeout_millis));
     Handshake(stream_);
   }
   void Abort() {
@@ -365,6 +363,13 @@ class Client final : public std::enable_shared_from_this<Client<Stream>> {
  private:
   auto Self() { return this->shared_from_this(); }
 
+  void EndAfter(std::chrono::steady_clock::duration time) {
+    deadline_.expires_after(time);
+    deadline_.async_wait([weak = this->weak_from_this()](const error_code& error) {
+      auto self = weak.lock();
+      if (!error && self && !self->promoted_) self->Abort();
+    });
+  }
   void Handshake(PlainStream&) { ReadRequest(); }
   void Handshake(TlsStream& stream) {
     stream.async_handshake(asio::ssl::stream_base::server, [self = Self()](const error_code& error) {
@@ -406,7 +411,7 @@ class Client final : public std::enable_shared_from_this<Client<Stream>> {
     Accepted accepted;
     Refusal refusal;
     if (!Decide(head, context_.tokens, &accepted, &refusal)) return Refuse(refusal);
-    TcpOf(stream_).expires_never();
+    deadline_.cancel();
     promoted_ = true;
     if (accepted.websocket) return OpenMessages(std::move(accepted));
     OpenBytes(std::move(accepted));
@@ -464,7 +469,7 @@ class Client final : public std::enable_shared_from_this<Client<Stream>> {
         "Connection: close\r\nContent-Length: {}\r\n\r\n{}\n",
         refusal.status, std::string_view(reason.data(), reason.size()), accepted, refusal.text.size() + 1,
         refusal.text);
-    TcpOf(stream_).expires_after(kGoodbye);
+    EndAfter(kGoodbye);
     asio::async_write(stream_, asio::buffer(response_), [self = Self()](const error_code& error, size_t) {
       if (!error) self->Discard();
     });
@@ -472,14 +477,15 @@ class Client final : public std::enable_shared_from_this<Client<Stream>> {
   // See ByteLink::Goodbye.
   void Discard() {
     error_code ignored;
-    SocketOf(stream_).shutdown(tcp::socket::shutdown_send, ignored);
-    TcpOf(stream_).async_read_some(asio::buffer(rest_), [self = Self()](const error_code& error, size_t) {
+    SocketOf(stream_).shutdown(StreamSocket::shutdown_send, ignored);
+    SocketOf(stream_).async_read_some(asio::buffer(rest_), [self = Self()](const error_code& error, size_t) {
       if (!error) self->Discard();
     });
   }
 
   ConnectionContext context_;
   Stream stream_;
+  Timer deadline_;  // of the request, then of its refusal
   ConnectionList::Id id_ = 0;
   bool promoted_ = false;
   beast::flat_buffer buffer_{limits::kStreamRequestBytes + kReadBytes};
@@ -488,7 +494,7 @@ class Client final : public std::enable_shared_from_this<Client<Stream>> {
   char rest_[1024];
 };
 
-void Prepare(tcp::socket& socket) {
+void Prepare(StreamSocket& socket) {
   error_code ignored;
   socket.set_option(tcp::no_delay(true), ignored);
   socket.set_option(asio::socket_base::keep_alive(true), ignored);
@@ -509,7 +515,7 @@ void Serve(const ConnectionContext& context, Stream stream) {
 
 }  // namespace
 
-void ServeConnection(const ConnectionContext& context, tcp::socket socket, std::shared_ptr<asio::ssl::context> tls) {
+void ServeConnection(const ConnectionContext& context, StreamSocket socket, std::shared_ptr<asio::ssl::context> tls) {
   if (!context.list.MakeRoom()) return;  // closes
   Prepare(socket);
   if (tls) {

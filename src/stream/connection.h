@@ -5,6 +5,8 @@
 #pragma once
 
 #include <atomic>
+#include <boost/asio/basic_stream_socket.hpp>
+#include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ssl/context.hpp>
 #include <cstdint>
@@ -16,6 +18,9 @@
 #include "stream/tokens.h"
 
 namespace caisson::stream {
+
+// Of the loop's own executor, not of any: a third of the code.
+using StreamSocket = boost::asio::basic_stream_socket<boost::asio::ip::tcp, boost::asio::io_context::executor_type>;
 
 // All on the loop's thread but Size.
 class ConnectionList {
@@ -49,7 +54,6 @@ struct ConnectionContext {
 };
 
 // Serves the client of `socket`. `tls`: null for plain HTTP.
-void ServeConnection(const ConnectionContext& context, boost::asio::ip::tcp::socket socket,
-                     std::shared_ptr<boost::asio::ssl::context> tls);
+void ServeConnection(const ConnectionContext& context, StreamSocket socket, std::shared_ptr<boost::asio::ssl::context> tls);
 
 }  // namespace caisson::stream

@@ -155,7 +155,7 @@ void AsioServer::Loop() {
 }
 
 void AsioServer::Accept() {
-  acceptor_.async_accept([this](const error_code& error, tcp::socket socket) {
+  acceptor_.async_accept(context_->get_executor(), [this](const error_code& error, StreamSocket socket) {
     if (error == asio::error::operation_aborted) return;
     if (error) {
       accept_pause_.expires_after(kAcceptPause);
