@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/limits.h"
+#include "sys/fd_message.h"
 
 namespace caisson::agent {
 namespace {
@@ -19,10 +20,6 @@ struct Head {
   uint32_t magic, size, fds;
 };
 constexpr uint32_t kMagic = 0x63414c31;
-
-struct Control {
-  alignas(cmsghdr) char bytes[CMSG_SPACE(sizeof(int) * kLaunchDescriptors) + CMSG_SPACE(sizeof(ucred))];
-};
 
 Result<> Await(int socket, short events, const Deadline& deadline, const char* what) {
   for (;;) {
@@ -36,54 +33,17 @@ Result<> Await(int socket, short events, const Deadline& deadline, const char* w
 
 // At most one part of a message: returns how much went.
 Result<size_t> SendSome(int socket, std::string_view text, const std::vector<int>& fds, int flags) {
-  iovec part{const_cast<char*>(text.data()), text.size()};
-  Control control{};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  if (!fds.empty()) {
-    const size_t bytes = sizeof(int) * fds.size();
-    message.msg_control = control.bytes;
-    message.msg_controllen = CMSG_SPACE(bytes);
-    cmsghdr* head = CMSG_FIRSTHDR(&message);
-    head->cmsg_level = SOL_SOCKET;
-    head->cmsg_type = SCM_RIGHTS;
-    head->cmsg_len = CMSG_LEN(bytes);
-    std::memcpy(CMSG_DATA(head), fds.data(), bytes);
-  }
-  ssize_t sent = sendmsg(socket, &message, MSG_NOSIGNAL | flags);
+  ssize_t sent = sys::SendFds(socket, text, fds, flags);
   if (sent >= 0) return static_cast<size_t>(sent);
   if (errno == EINTR || errno == EAGAIN) return size_t{0};
   return ErrnoError("send to the guest's other process");
 }
 
-// What there is, up to `size` bytes; 0: the end. The descriptors are ours from here on.
+// What there is, up to `size` bytes; 0: the end.
 Result<size_t> ReceiveSome(int socket, char* to, size_t size, std::vector<UniqueFd>* fds, int flags, int* sender = nullptr) {
-  iovec part{to, size};
-  Control control{};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control.bytes;
-  message.msg_controllen = sizeof control.bytes;
-  ssize_t got;
-  while ((got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | flags)) < 0 && errno == EINTR) {
-  }
+  ssize_t got = sys::ReceiveFds(socket, to, size, fds, flags, sender);
+  if (got < 0 && errno == EMSGSIZE) return MakeError(Code::kDataLoss, "a message of the guest's other process is cut off");
   if (got < 0) return ErrnoError("hear from the guest's other process");
-  for (cmsghdr* head = CMSG_FIRSTHDR(&message); head != nullptr; head = CMSG_NXTHDR(&message, head)) {
-    if (head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_CREDENTIALS && sender != nullptr) {
-      ucred from;
-      std::memcpy(&from, CMSG_DATA(head), sizeof from);
-      *sender = from.pid;
-    }
-    if (head->cmsg_level != SOL_SOCKET || head->cmsg_type != SCM_RIGHTS) continue;
-    for (size_t at = 0; at + CMSG_LEN(0) < head->cmsg_len; at += sizeof(int)) {
-      int fd;
-      std::memcpy(&fd, CMSG_DATA(head) + at, sizeof fd);
-      fds->emplace_back(fd);
-    }
-  }
-  if ((message.msg_flags & (MSG_CTRUNC | MSG_TRUNC)) != 0) return MakeError(Code::kDataLoss, "a message of the guest's other process is cut off");
   return static_cast<size_t>(got);
 }
 
@@ -107,7 +67,7 @@ Result<SocketPair> MakeSocketPair(int type) {
 }
 
 Result<> SendLaunch(int socket, std::string_view text, const std::vector<int>& fds, const Deadline& deadline) {
-  if (text.size() > limits::kLaunchMessageBytes || fds.size() > kLaunchDescriptors) {
+  if (text.size() > limits::kLaunchMessageBytes || fds.size() > sys::kMessageFds) {
     return MakeError(Code::kResourceExhausted, "a message of {} bytes and {} descriptors between the guest's processes", text.size(), fds.size());
   }
   Head head{kMagic, static_cast<uint32_t>(text.size()), static_cast<uint32_t>(fds.size())};

@@ -32,10 +32,9 @@ struct LaunchMessage {
 };
 // unix(7), SO_PASSCRED.
 Result<> AskForSenders(int socket);
-inline constexpr size_t kLaunchDescriptors = 8;  // with one message
 
 // One message of a stream. Errors: kDeadlineExceeded, kUnavailable where the other side has gone, kDataLoss for what is none,
-// kResourceExhausted beyond kLaunchDescriptors or limits::kLaunchMessageBytes.
+// kResourceExhausted beyond sys::kMessageFds or limits::kLaunchMessageBytes.
 Result<> SendLaunch(int socket, std::string_view text, const std::vector<int>& fds, const Deadline& deadline);
 Result<LaunchMessage> ReceiveLaunch(int socket, const Deadline& deadline);
 

@@ -12,11 +12,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <csignal>
-#include <cstring>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "files/confine.h"
 #include "files/file_server.h"
+#include "sys/fd_message.h"
 
 namespace caisson::files {
 namespace {
@@ -39,29 +41,16 @@ FileServerBounds BoundsOf(size_t descriptors) {
 // A volume or nothing. False: the companion has gone.
 Result<bool> TakeVolume(FileServer* server) {
   VolumeMessage message{};
-  iovec part{&message, sizeof message};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-  msghdr header{};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  header.msg_control = control;
-  header.msg_controllen = sizeof control;
-  ssize_t got = recvmsg(kStarterSocket, &header, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return true;
+  std::vector<UniqueFd> fds;
+  ssize_t got = sys::ReceiveFds(kStarterSocket, &message, sizeof message, &fds, MSG_DONTWAIT);
+  if (got < 0 && errno == EAGAIN) return true;
   if (got <= 0) return false;
-  UniqueFd root;
-  cmsghdr* beside = CMSG_FIRSTHDR(&header);
-  if (beside != nullptr && beside->cmsg_level == SOL_SOCKET && beside->cmsg_type == SCM_RIGHTS) {
-    int fd = -1;
-    std::memcpy(&fd, CMSG_DATA(beside), sizeof fd);
-    root = UniqueFd(fd);
-  }
   if (got != sizeof message) return MakeError(Code::kInternal, "a message of {} bytes from the companion", got);
   message.name[sizeof message.name - 1] = '\0';
   if (message.removed != 0) {
     server->RemoveVolume(message.name);
   } else {
-    TRY(server->AddVolume(message.name, std::move(root), message.writable != 0, message.constant != 0));
+    TRY(server->AddVolume(message.name, fds.empty() ? UniqueFd() : std::move(fds.front()), message.writable != 0, message.constant != 0));
   }
   return true;
 }

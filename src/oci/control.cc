@@ -8,7 +8,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
 #include <utility>
+#include <vector>
+
+#include "sys/fd_message.h"
 
 namespace caisson::oci {
 namespace {
@@ -33,21 +37,7 @@ Result<ControlPair> MakeControlPair() {
 
 Result<> SendSignal(int socket, Signal signal, int fd) {
   char word = static_cast<char>(signal);
-  iovec part{&word, 1};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
-  if (fd >= 0) {
-    message.msg_control = space;
-    message.msg_controllen = sizeof space;
-    cmsghdr* head = CMSG_FIRSTHDR(&message);
-    head->cmsg_level = SOL_SOCKET;
-    head->cmsg_type = SCM_RIGHTS;
-    head->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(head), &fd, sizeof fd);
-  }
-  if (sendmsg(socket, &message, MSG_NOSIGNAL) != 1) return ErrnoError("tell the launcher's other side");
+  if (sys::SendFds(socket, {&word, 1}, std::span(&fd, fd >= 0 ? 1 : 0)) != 1) return ErrnoError("tell the launcher's other side");
   return {};
 }
 
@@ -82,21 +72,11 @@ Result<Received> Receive(int socket, const Deadline& deadline) {
     if (ready == 0) return MakeError(Code::kDeadlineExceeded, "the container's process does not answer");
   }
   char bytes[kMaxMessage];
-  iovec part{bytes, sizeof bytes};
-  alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = space;
-  message.msg_controllen = sizeof space;
-  ssize_t got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC);
+  std::vector<UniqueFd> fds;
+  ssize_t got = sys::ReceiveFds(socket, bytes, sizeof bytes, &fds);
   if (got < 0) return ErrnoError("hear from the container's process");
   Received received;
-  if (cmsghdr* head = CMSG_FIRSTHDR(&message); head != nullptr && head->cmsg_type == SCM_RIGHTS) {
-    int fd;
-    std::memcpy(&fd, CMSG_DATA(head), sizeof fd);
-    received.fd = UniqueFd(fd);
-  }
+  if (!fds.empty()) received.fd = std::move(fds.front());
   if (got == 0) return received;  // the end
   if (bytes[0] == static_cast<char>(Signal::kFailed) && got >= static_cast<ssize_t>(sizeof(FailureHead))) {
     FailureHead head;

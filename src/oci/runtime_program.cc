@@ -23,6 +23,7 @@
 #include "base/strings.h"
 #include "oci/clone.h"
 #include "sys/command.h"
+#include "sys/fd_message.h"
 #include "sys/path.h"
 
 namespace caisson::oci {
@@ -201,23 +202,11 @@ Result<UniqueFd> ConsoleSocket::Take(int64_t deadline_millis) {
   if (!connection) return ErrnoError("accept a terminal");
   if (!await(connection.get())) return late;
   char name[4096];
-  iovec part{name, sizeof name};
-  alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = space;
-  message.msg_controllen = sizeof space;
-  if (recvmsg(connection.get(), &message, MSG_CMSG_CLOEXEC) < 0) return ErrnoError("take a terminal");
-  cmsghdr* head = CMSG_FIRSTHDR(&message);
-  if (head == nullptr || head->cmsg_type != SCM_RIGHTS || head->cmsg_len != CMSG_LEN(sizeof(int))) {
-    return MakeError(Code::kInternal, "the runtime has sent something that is no terminal");
-  }
-  int master = -1;
-  std::memcpy(&master, CMSG_DATA(head), sizeof master);
-  UniqueFd terminal(master);
-  if (!isatty(master)) return MakeError(Code::kInternal, "the runtime has sent something that is no terminal");
-  return terminal;
+  std::vector<UniqueFd> fds;
+  ssize_t got = sys::ReceiveFds(connection.get(), name, sizeof name, &fds);
+  if (got < 0 && errno != EMSGSIZE) return ErrnoError("take a terminal");
+  if (got <= 0 || fds.size() != 1 || !isatty(fds[0].get())) return MakeError(Code::kInternal, "the runtime has sent something that is no terminal");
+  return std::move(fds[0]);
 }
 
 }  // namespace caisson::oci

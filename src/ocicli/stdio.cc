@@ -14,10 +14,11 @@
 #include <unistd.h>
 
 #include <cstdlib>
-#include <cstring>
+#include <span>
 
 #include "base/scope_exit.h"
 #include "base/strings.h"
+#include "sys/fd_message.h"
 
 namespace caisson::ocicli {
 namespace {
@@ -202,19 +203,7 @@ Result<> SendConsole(const std::string& path, int master) {
   int number = 0;
   ioctl(master, TIOCGPTN, &number);
   std::string name = fmt::format("/dev/pts/{}", number);
-  iovec part{name.data(), name.size()};
-  alignas(cmsghdr) char space[CMSG_SPACE(sizeof(int))] = {};
-  msghdr message{};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = space;
-  message.msg_controllen = sizeof space;
-  cmsghdr* head = CMSG_FIRSTHDR(&message);
-  head->cmsg_level = SOL_SOCKET;
-  head->cmsg_type = SCM_RIGHTS;
-  head->cmsg_len = CMSG_LEN(sizeof(int));
-  std::memcpy(CMSG_DATA(head), &master, sizeof master);
-  if (sendmsg(socket.get(), &message, MSG_NOSIGNAL) < 0) return ErrnoError("send the pty to console socket '{}'", path);
+  if (sys::SendFds(socket.get(), name, std::span(&master, 1)) < 0) return ErrnoError("send the pty to console socket '{}'", path);
   return {};
 }
 

@@ -16,6 +16,8 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <span>
+#include <string_view>
 #include <utility>
 
 #include "base/clock.h"
@@ -24,6 +26,7 @@
 #include "files/serve.h"
 #include "oci/bind.h"
 #include "oci/clone.h"
+#include "sys/fd_message.h"
 
 namespace caisson::shim {
 namespace {
@@ -145,21 +148,8 @@ Result<> FileService::Send(const GuestVolume& volume) {
 }
 
 Result<> FileService::SendMessage(const files::VolumeMessage& message, int fd) {
-  iovec part{const_cast<files::VolumeMessage*>(&message), sizeof message};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-  msghdr header{};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  if (fd >= 0) {
-    header.msg_control = control;
-    header.msg_controllen = sizeof control;
-    cmsghdr* beside = CMSG_FIRSTHDR(&header);
-    beside->cmsg_level = SOL_SOCKET;
-    beside->cmsg_type = SCM_RIGHTS;
-    beside->cmsg_len = CMSG_LEN(sizeof(int));
-    std::memcpy(CMSG_DATA(beside), &fd, sizeof fd);
-  }
-  if (sendmsg(control_.get(), &header, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) return ErrnoError("hand the folder over");
+  const std::string_view bytes(reinterpret_cast<const char*>(&message), sizeof message);
+  if (sys::SendFds(control_.get(), bytes, std::span(&fd, fd >= 0 ? 1 : 0), MSG_DONTWAIT) < 0) return ErrnoError("hand the folder over");
   return {};
 }
 

@@ -7,10 +7,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <span>
 #include <nlohmann/json.hpp>
 
 #include "base/bad.h"
 #include "base/limits.h"
+#include "sys/fd_message.h"
 #include "vmm/tail.h"
 
 namespace caisson::vmm {
@@ -130,21 +132,7 @@ Result<std::string> Qmp::Execute(std::string_view command, const Json& arguments
 
 Result<> Qmp::Send(std::string_view text, int fd, Deadline deadline) {
   while (!text.empty()) {
-    iovec part{const_cast<char*>(text.data()), text.size()};
-    msghdr message{};
-    message.msg_iov = &part;
-    message.msg_iovlen = 1;
-    alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))] = {};
-    if (fd >= 0) {
-      message.msg_control = control;
-      message.msg_controllen = sizeof control;
-      cmsghdr* header = CMSG_FIRSTHDR(&message);
-      header->cmsg_level = SOL_SOCKET;
-      header->cmsg_type = SCM_RIGHTS;
-      header->cmsg_len = CMSG_LEN(sizeof(int));
-      memcpy(CMSG_DATA(header), &fd, sizeof fd);
-    }
-    ssize_t sent = sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    ssize_t sent = sys::SendFds(socket_.get(), text, std::span(&fd, fd >= 0 ? 1 : 0), MSG_DONTWAIT);
     if (sent >= 0) {
       text.remove_prefix(static_cast<size_t>(sent));
       fd = -1;  // goes with the first byte
