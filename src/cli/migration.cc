@@ -13,6 +13,7 @@
 
 #include "base/id.h"
 #include "base/strings.h"
+#include "cli/toml_text.h"
 
 namespace caisson::cli {
 namespace {
@@ -96,7 +97,6 @@ constexpr Rule kCrioRules[] = {
     {"crio.image.pause_command", Kind::kNone, kNoPause},
     {"crio.image.global_auth_file", Kind::kPath, "images.docker_config"},
     {"crio.image.pinned_images", Kind::kList, "images.pinned"},
-    {"crio.image.insecure_registries", Kind::kNone, "write <images.certs_dir>/<registry>/hosts.toml"},
     {"crio.image.pull_progress_timeout", Kind::kSeconds, "images.stall_timeout_seconds", 1, 3600},
     {"crio.network.network_dir", Kind::kPath, "cni.conf_dir"},
     {"crio.network.plugin_dirs", Kind::kList, "cni.bin_dirs"},
@@ -111,21 +111,6 @@ constexpr Rule kCrioRules[] = {
     {"crio.stats.collection_period", Kind::kSeconds, "stats.sample_seconds", 0, 3600},
     {"crio.stats.stats_collection_period", Kind::kSeconds, "stats.sample_seconds", 0, 3600},
 };
-
-std::string Quoted(const std::string& text) {
-  std::string out = "\"";
-  for (unsigned char c : text) {
-    if (c == '"' || c == '\\') {
-      out += '\\';
-      out += static_cast<char>(c);
-    } else if (c < 0x20 || c == 0x7f) {
-      out += fmt::format("\\u{:04x}", c);
-    } else {
-      out += static_cast<char>(c);
-    }
-  }
-  return out + "\"";
-}
 
 // Go's duration, whole seconds of it: "1h30m", "5m0s", "250ms" (0).
 std::optional<int64_t> Seconds(const std::string& text) {
@@ -176,12 +161,12 @@ std::optional<std::string> LevelOf(const std::string& word) {
 std::optional<std::string> Converted(const Setting& setting, const Rule& rule) {
   std::string text = TextOf(setting);
   switch (rule.kind) {
-    case Kind::kText: return text.empty() ? std::nullopt : std::optional(Quoted(text));
+    case Kind::kText: return text.empty() ? std::nullopt : std::optional(QuotedToml(text));
     case Kind::kFirstPath: text = text.substr(0, text.find(':')); [[fallthrough]];
-    case Kind::kPath: return text.starts_with('/') ? std::optional(Quoted(text)) : std::nullopt;
+    case Kind::kPath: return text.starts_with('/') ? std::optional(QuotedToml(text)) : std::nullopt;
     case Kind::kList: {
       std::vector<std::string> words;
-      for (const std::string& one : ListOf(setting)) words.push_back(Quoted(one));
+      for (const std::string& one : ListOf(setting)) words.push_back(QuotedToml(one));
       return words.empty() ? std::nullopt : std::optional("[" + Join(words, ", ") + "]");
     }
     case Kind::kTruth: {
@@ -197,12 +182,12 @@ std::optional<std::string> Converted(const Setting& setting, const Rule& rule) {
     }
     case Kind::kLevel: {
       auto level = LevelOf(text);
-      return level ? std::optional(Quoted(*level)) : std::nullopt;
+      return level ? std::optional(QuotedToml(*level)) : std::nullopt;
     }
     case Kind::kSeccomp:
-      if (text == "runtime/default" || text == "docker/default") return Quoted("RuntimeDefault");
-      return text == "unconfined" ? std::optional(Quoted("Unconfined")) : std::nullopt;
-    case Kind::kSystemd: return setting.Empty() ? std::nullopt : std::optional(Quoted("systemd"));
+      if (text == "runtime/default" || text == "docker/default") return QuotedToml("RuntimeDefault");
+      return text == "unconfined" ? std::optional(QuotedToml("Unconfined")) : std::nullopt;
+    case Kind::kSystemd: return setting.Empty() ? std::nullopt : std::optional(QuotedToml("systemd"));
     case Kind::kSame:
     case Kind::kNone: return std::nullopt;
   }
@@ -244,16 +229,16 @@ std::string TypeOfShim(const std::string& path) {
 std::map<std::string, std::string> ForeignHandlerFor(const Runtime& runtime) {
   if (runtime.type.empty() || runtime.type == "oci" || runtime.type == "pod") {
     if (!runtime.program.starts_with('/')) return {};
-    return {{"runtime", Quoted(runtime.program)}};
+    return {{"runtime", QuotedToml(runtime.program)}};
   }
   const bool by_path = runtime.type == "vm";  // CRI-O's word
   std::string type = by_path ? TypeOfShim(runtime.program) : runtime.type, shim = by_path ? runtime.program : runtime.shim;
   if (std::count(type.begin(), type.end(), '.') < 2 || type.find('/') != type.npos || type == "io.containerd.runtime.v1.linux") return {};
-  std::map<std::string, std::string> keys = {{"runtime_type", Quoted(type)}};
-  if (!shim.empty()) keys["runtime_path"] = Quoted(shim);
+  std::map<std::string, std::string> keys = {{"runtime_type", QuotedToml(type)}};
+  if (!shim.empty()) keys["runtime_path"] = QuotedToml(shim);
   std::vector<std::string> options;
-  for (const auto& [key, value] : runtime.options) options.push_back(fmt::format("{} = {}", key, Quoted(value)));
-  if (!by_path && !runtime.program.empty()) options.push_back("BinaryName = " + Quoted(runtime.program));
+  for (const auto& [key, value] : runtime.options) options.push_back(fmt::format("{} = {}", key, QuotedToml(value)));
+  if (!by_path && !runtime.program.empty()) options.push_back("BinaryName = " + QuotedToml(runtime.program));
   if (!options.empty()) keys["runtime_options"] = fmt::format("{{ {} }}", Join(options, ", "));
   return keys;
 }
@@ -293,6 +278,13 @@ class Migrator {
   Runtime& runtime(const std::string& name) { return runtimes_[name]; }
   void set_default(std::string name) { default_ = std::move(name); }
 
+  std::vector<std::string>* notes() { return &notes_; }
+  // With the folder that they are to be written into.
+  void set_registries(Registries registries, const std::string& certs_dir) {
+    registries_ = std::move(registries);
+    if (!registries_.empty()) Set("images.certs_dir", QuotedToml(certs_dir));
+  }
+
   Migration Finish() && {
     Handlers();
     std::string toml = fmt::format("# caissond's configuration, by `caisson migrate --from {}`.\n", from_);
@@ -300,23 +292,23 @@ class Migrator {
       if (!table.empty()) toml += fmt::format("\n[{}]\n", table);
       for (const auto& [key, value] : keys) toml += fmt::format("{} = {}\n", key, value);
     }
-    return {std::move(toml), std::move(notes_)};
+    return {std::move(toml), std::move(notes_), std::move(registries_)};
   }
 
  private:
   void Handlers() {
     for (const auto& [name, runtime] : runtimes_) {
       std::string sandbox = SandboxFor(name, runtime);
-      std::map<std::string, std::string> keys = {{"sandbox", Quoted(sandbox)}};
+      std::map<std::string, std::string> keys = {{"sandbox", QuotedToml(sandbox)}};
       if (sandbox.empty()) keys = ForeignHandlerFor(runtime);
       if (keys.empty() || !IsSafeName(name)) {
         NoteText(fmt::format("runtime '{}' ({}): nothing says which program it is; write [handlers.NAME] for it (docs/handlers.md)", name,
                              runtime.type.empty() ? runtime.program : runtime.type));
         continue;
       }
-      tables_["handlers." + (name.find('.') == name.npos ? name : Quoted(name))] = std::move(keys);
+      tables_["handlers." + (name.find('.') == name.npos ? name : QuotedToml(name))] = std::move(keys);
       if (name != default_) continue;
-      Set("default_handler", Quoted(name));
+      Set("default_handler", QuotedToml(name));
       if (runtime.systemd) Set("cgroup_driver", *runtime.systemd ? "\"systemd\"" : "\"cgroupfs\"");
     }
     if (!default_.empty() && !tables_[""].contains("default_handler")) NoteText(fmt::format("the default runtime '{}': it stays caisson", default_));
@@ -328,6 +320,7 @@ class Migrator {
   std::map<std::string, Runtime> runtimes_;
   std::string default_;
   std::vector<std::string> notes_;
+  Registries registries_;
 };
 
 bool StartsWith(const std::vector<std::string>& path, std::initializer_list<const char*> words) {
@@ -374,9 +367,10 @@ void TakeCrioRuntime(const Setting& setting, const std::vector<std::string>& key
 
 }  // namespace
 
-Migration MigrateContainerd(const std::vector<Setting>& settings) {
+Migration MigrateContainerd(const std::vector<Setting>& settings, const std::string& certs_dir) {
   Migrator migrator("containerd", kContainerdRules);
   std::set<std::string> plugins;
+  std::vector<Setting> registries;
   for (const Setting& setting : settings) {
     auto path = BelowCri(setting.path);
     if (!path) {
@@ -386,16 +380,17 @@ Migration MigrateContainerd(const std::vector<Setting>& settings) {
       TakeContainerdRuntime(setting, {path->begin() + 3, path->end()}, &migrator.runtime((*path)[2]), &migrator);
     } else if (*path == std::vector<std::string>{"containerd", "default_runtime_name"}) {
       migrator.set_default(TextOf(setting));
-    } else if (StartsWith(*path, {"registry", "mirrors"}) || StartsWith(*path, {"registry", "configs"})) {
-      migrator.Note(setting, "write <images.certs_dir>/<registry>/hosts.toml, as registry.config_path has it");
+    } else if (path->size() > 3 && (StartsWith(*path, {"registry", "mirrors"}) || StartsWith(*path, {"registry", "configs"}))) {
+      registries.push_back({*path, setting.value});
     } else if (!migrator.Take(setting, Join(*path, ".")) && !setting.Empty()) {
       migrator.Note(setting);
     }
   }
+  migrator.set_registries(ContainerdRegistries(registries, migrator.notes()), certs_dir);
   return std::move(migrator).Finish();
 }
 
-Migration MigrateCrio(const std::vector<Setting>& settings) {
+Migration MigrateCrio(const std::vector<Setting>& settings, Registries registries, const std::string& certs_dir) {
   Migrator migrator("crio", kCrioRules);
   for (const Setting& setting : settings) {
     const auto& path = setting.path;
@@ -403,11 +398,13 @@ Migration MigrateCrio(const std::vector<Setting>& settings) {
       TakeCrioRuntime(setting, {path.begin() + 4, path.end()}, &migrator.runtime(path[3]), &migrator);
     } else if (path == std::vector<std::string>{"crio", "runtime", "default_runtime"}) {
       migrator.set_default(TextOf(setting));
+    } else if (path == std::vector<std::string>{"crio", "image", "insecure_registries"}) {
+      AddInsecureRegistries(ListOf(setting), &registries, migrator.notes());
     } else if (!migrator.Take(setting, Join(path, ".")) && !setting.Empty()) {
       migrator.Note(setting);
     }
   }
-  migrator.NoteText("registries and mirrors of /etc/containers/registries.conf: write <images.certs_dir>/<registry>/hosts.toml");
+  migrator.set_registries(std::move(registries), certs_dir);
   return std::move(migrator).Finish();
 }
 
