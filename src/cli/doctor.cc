@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/guest_image.h"
 #include "base/json.h"
 #include "cli/command.h"
 #include "cli/host_checks.h"
@@ -21,6 +22,7 @@ const char* Word(Verdict verdict) {
 // Keys of a verbose Status, before a handler's name.
 constexpr std::string_view kAccelerator = "accelerator/", kUnusable = "unusable/", kProbe = "probe/";
 
+using ByName = std::map<std::string, HostCheck>;  // an order that people can rely on
 using Status = Result<runtime::v1::StatusResponse>;
 
 Status Ask(Client& client) {
@@ -54,8 +56,8 @@ std::string OverheadOf(const Status& status, std::string_view key) {
   return overhead == status->info().end() ? "" : fmt::format("; overhead.podFixed.memory of their RuntimeClass: {}", overhead->second);
 }
 
-std::vector<HostCheck> VmsOfPods(const Status& status) {
-  std::map<std::string, HostCheck> checks;  // in an order that people can rely on
+ByName VmsOfPods(const Status& status) {
+  ByName checks;
   if (!status) return {};
   for (const auto& [key, value] : status->info()) {
     std::string name = fmt::format("VMs ({})", key.substr(key.find('/') + 1));
@@ -67,14 +69,28 @@ std::vector<HostCheck> VmsOfPods(const Status& status) {
       checks[name] = {Verdict::kWarn, name, "emulated (tcg): they work, and are slow" + OverheadOf(status, key), "a host whose /dev/kvm runs code at the speed of hardware"};
     }
   }
-  std::vector<HostCheck> all;
-  for (auto& [name, check] : checks) all.push_back(std::move(check));
-  return all;
+  return checks;
+}
+
+// What the guests boot, read as a whole.
+ByName GuestImages(const Status& status) {
+  constexpr std::string_view kKernel = "guestKernel/";
+  ByName checks;
+  if (!status) return {};
+  for (const auto& [key, kernel] : status->info()) {
+    auto initrd = key.starts_with(kKernel) ? status->info().find("guestInitrd/" + key.substr(kKernel.size())) : status->info().end();
+    if (initrd == status->info().end()) continue;
+    std::string name = fmt::format("guest image ({})", key.substr(kKernel.size()));
+    auto verified = VerifyGuestImage(kernel, initrd->second, CAISSON_VERSION);
+    if (!verified) checks[name] = {Verdict::kFail, name, verified.error().message, "apt-get install --reinstall caisson-guest, or tools/build-guest"};
+    else checks[name] = {Verdict::kOk, name, verified->empty() ? fmt::format("'{}', of your own: it has no manifest", kernel) : *verified, ""};
+  }
+  return checks;
 }
 
 // Handlers whose containers another project's runtime makes.
-std::vector<HostCheck> ForeignHandlers(const Status& status) {
-  std::map<std::string, HostCheck> checks;
+ByName ForeignHandlers(const Status& status) {
+  ByName checks;
   if (!status) return {};
   for (const auto& [key, value] : status->info()) {
     if (!key.starts_with(kProbe)) continue;
@@ -82,9 +98,7 @@ std::vector<HostCheck> ForeignHandlers(const Status& status) {
     if (value == "ok") checks[name] = {Verdict::kOk, name, "a probe pod has run with its runtime", ""};
     else checks[name] = {Verdict::kWarn, name, value, "docs/handlers.md; it is tried again from time to time"};
   }
-  std::vector<HostCheck> all;
-  for (auto& [name, check] : checks) all.push_back(std::move(check));
-  return all;
+  return checks;
 }
 
 // What the daemon found by asking criu.
@@ -120,8 +134,9 @@ void AddDoctor(CLI::App& app, Command& command) {
     Status status = Ask(command.client());
     checks.push_back(Daemon(command.client(), status));
     for (auto& check : UserNamespacesOfPods(status)) checks.push_back(std::move(check));
-    for (auto& check : VmsOfPods(status)) checks.push_back(std::move(check));
-    for (auto& check : ForeignHandlers(status)) checks.push_back(std::move(check));
+    for (const ByName& found : {VmsOfPods(status), GuestImages(status), ForeignHandlers(status)}) {
+      for (const auto& [name, check] : found) checks.push_back(check);
+    }
     for (auto& check : Checkpoints(status)) checks.push_back(std::move(check));
     Json list = Json::array();
     std::vector<std::vector<std::string>> rows;

@@ -24,7 +24,7 @@ inline constexpr uint64_t kLeastPodBytes = uint64_t{128} << 20, kLeastEmulatedPo
 // The handler of a new pod: the one it names, else that of untrusted pods if it is one and there is one, else the default.
 std::string ResolveHandler(const Config& config, const runtime::v1::RunPodSandboxRequest& request);
 
-// kFailedPrecondition naming what a handler of VMs needs and this host does not have.
+// kFailedPrecondition naming what a handler of VMs needs and this host does not have, or has of another version.
 Result<> CheckVmHandler(const std::string& name, const HandlerConfig& handler);
 // kInvalidArgument with a sentence for what only a pod of processes can have, and for a pod in which no VM can boot.
 Result<> CheckVmPod(const Config& config, const std::string& handler, const std::string& accelerator,

@@ -3,10 +3,12 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 
+import grpc
 import pytest
 
 from harness.daemon import BIN, cli
@@ -66,6 +68,35 @@ def read(path):
 
 def guest_exec(daemon, pod, *command, **kw):
     return cli(daemon, "exec", "--guest", pod[0], "--", *command, **kw)
+
+
+def test_a_guest_image_is_what_its_manifest_says(make_daemon, daemon, tmp_path):
+    def looked_at(of):
+        found = {check["name"]: check for check in json.loads(cli(of, "doctor", "-o", "json").stdout)}
+        return found.get("guest image (caisson-vm)"), found.get("VMs (caisson-vm)")
+
+    assert looked_at(daemon)[0]["verdict"] == "ok" and "kernel" in looked_at(daemon)[0]["fact"]
+    for name in ("kernel", "initramfs", "manifest.json"):
+        shutil.copy(f"{GUEST}/{name}", tmp_path)
+    other = make_daemon(config=f'[handlers.caisson-vm]\nkernel = "{tmp_path}/kernel"\ninitrd = "{tmp_path}/initramfs"\ntemplates = false\n')
+    with open(tmp_path / "initramfs", "r+b") as f:
+        f.seek(-1, os.SEEK_END)
+        last = f.read()
+        f.seek(-1, os.SEEK_END)
+        f.write(bytes([last[0] ^ 1]))
+    assert looked_at(other)[0]["verdict"] == "FAIL" and "initramfs' is not what was built" in looked_at(other)[0]["fact"]
+    os.truncate(tmp_path / "initramfs", 1000)
+    assert "has 1000 bytes, and its manifest says" in looked_at(other)[1]["fact"]
+    assert "caisson-vm" not in [handler.name for handler in other.client.Status().runtime_handlers]
+    with pytest.raises(grpc.RpcError, match="has 1000 bytes"):
+        VmPods(other).run_pod()
+    with open(tmp_path / "manifest.json", "r+") as f:
+        manifest = json.load(f)
+        f.seek(0)
+        json.dump({**manifest, "version": "0.0.1"}, f)
+        f.truncate()
+    with pytest.raises(grpc.RpcError, match="is of version 0.0.1, and this is "):
+        VmPods(other).run_pod()
 
 
 def test_its_figures(daemon, pod):

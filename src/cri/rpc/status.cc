@@ -33,8 +33,10 @@ void AddCondition(v1::RuntimeStatus* status, const char* type, const Result<>& r
 // What a VM's pod costs beyond its limits, for the RuntimeClass: what it takes to boot, and some room.
 constexpr uint64_t kOverheadRoom = uint64_t{32} << 20;
 
-void DescribeVms(Context& context, const std::string& handler, v1::StatusResponse* response) {
+void DescribeVms(Context& context, const std::string& handler, const HandlerConfig& configured, v1::StatusResponse* response) {
   std::string accelerator = context.vm_accelerators.Of(handler);
+  (*response->mutable_info())["guestKernel/" + handler] = configured.kernel;
+  (*response->mutable_info())["guestInitrd/" + handler] = configured.initrd;
   uint64_t overhead = (accelerator == "kvm" ? kLeastPodBytes : kLeastEmulatedPodBytes) + kOverheadRoom;
   (*response->mutable_info())["overhead/" + handler] = fmt::format("{}Mi", overhead >> 20);
   (*response->mutable_info())["accelerator/" + handler] = std::move(accelerator);
@@ -60,7 +62,7 @@ Result<v1::StatusResponse> Status(Context& context, const v1::StatusRequest& req
       if (request.verbose()) (*response.mutable_info())["probe/" + of] = ready ? "ok" : ready.error().message;
       if (!ready) return;
     }
-    if (vm && request.verbose()) DescribeVms(context, of, &response);
+    if (vm && request.verbose()) DescribeVms(context, of, configured, &response);
     v1::RuntimeHandler& handler = *response.add_runtime_handlers();
     handler.set_name(name);
     auto user_namespaces = context.user_namespaces.Check(name);
