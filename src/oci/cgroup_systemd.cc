@@ -276,6 +276,10 @@ Result<int> ForkPlaceholder() {
 
 }  // namespace
 
+bool IsSystemdPath(std::string_view path) { return ParseSystemdPath(path).has_value(); }
+
+bool IsSystemdThere() { return access(kPrivateSocket, F_OK) == 0; }
+
 Result<SystemdPath> ParseSystemdPath(std::string_view spec) {
   std::vector<std::string_view> parts = Split(spec, ':');
   auto bad = [&](std::string_view why) {

@@ -28,6 +28,10 @@ struct SystemdPath {
 };
 // Errors: kInvalidArgument; "slice" empty is system.slice, "-" or "-.slice" the root slice.
 Result<SystemdPath> ParseSystemdPath(std::string_view spec);
+// Whether a cgroupsPath has that form, which no path of cgroupfs has: what is meant where nobody says who makes the cgroups.
+bool IsSystemdPath(std::string_view path);
+// Whether there is one to ask.
+bool IsSystemdThere();
 
 // A unit property: its name and a value of D-Bus type s, t (uint64), b, au (pids) or ay (bytes).
 struct SystemdProperty {

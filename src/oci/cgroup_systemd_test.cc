@@ -21,7 +21,10 @@ TEST(SystemdPath, Parses) {
   for (const char* bad : {"", "a", "a:b", "a.slice:b:c:d", "../x.slice:b:c", "a.slice:b:..", "a.slice:../b:c", "a:b:c",
                           "a--b.slice:p:x", "-a.slice:p:x", "a.slice:b:", "a/b.slice:p:x"}) {
     EXPECT_FALSE(ParseSystemdPath(bad)) << bad;
+    EXPECT_FALSE(IsSystemdPath(bad)) << bad;
   }
+  EXPECT_TRUE(IsSystemdPath("kubepods-pod1.slice:cri-containerd:ctr"));
+  EXPECT_FALSE(IsSystemdPath("/kubepods/pod1/ctr"));
 }
 
 TEST(SystemdProperties, Conversions) {

@@ -10,10 +10,12 @@
 #include <utility>
 
 #include "base/clock.h"
+#include "base/guest_image.h"
 #include "base/id.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "containerd/runc_options.pb.h"
+#include "oci/cgroup_systemd.h"
 #include "shim/cgroup_record.h"
 #include "shim/guest_client.h"
 #include "shim/shim_actions.h"
@@ -48,7 +50,7 @@ HostFacts ReadHostFacts(const ShimSettings& settings) {
   char name[HOST_NAME_MAX + 1] = {};
   if (gethostname(name, sizeof name - 1) == 0) host.name = name;
   host.processors = std::max(1u, std::thread::hardware_concurrency());
-  host.systemd = access("/run/systemd/private", F_OK) == 0;
+  host.systemd = oci::IsSystemdThere();
   if (settings.accelerator == "auto") host.kvm = vmm::ProbeAccelerator().accelerator == vmm::Accelerator::kKvm;
   return host;
 }
@@ -63,9 +65,9 @@ int64_t NanosOf(const wkt::Timestamp& time) { return time.seconds() * kNanosPerS
 
 }  // namespace
 
-ContainerdVm::ContainerdVm(std::string id, sys::EventLoop* loop, ShimSettings settings, task::EventSink on_event)
+ContainerdVm::ContainerdVm(std::string id, std::string containerd_namespace, sys::EventLoop* loop, ShimSettings settings, task::EventSink on_event)
     : loop_(loop), settings_(std::move(settings)), on_event_(std::move(on_event)), pod_(std::move(id), loop, [this] { OnMachineEnd(kSignalStatus + SIGKILL); }) {
-  pod_.SetAdapt([this](const std::string& config) {
+  pod_.ForContainerd(std::move(containerd_namespace), [this](const std::string& config) {
     return AdaptConfig(config, {pod_.id(), static_cast<uint32_t>(getpid()), static_cast<uint32_t>(pod_.SandboxPid()), sandbox_});
   });
 }
@@ -121,6 +123,7 @@ Result<VmRequest> ContainerdVm::PlanMachine(const v3::CreateTaskRequest& request
   for (const std::string& file : {settings_.kernel, settings_.initrd}) {
     if (access(file.c_str(), R_OK) != 0) return ErrnoError("a pod that is a virtual machine needs the file '{}' (package caisson-guest, or the settings of the shim)", file);
   }
+  TRY(CheckGuestImage(settings_.kernel, settings_.initrd, CAISSON_VERSION));
   if (!vm.netns_path.empty()) return vm;
   // One of its own, as for any container: its interfaces, if it is to have some, come too late for the guest.
   if (unshare(CLONE_NEWNET) != 0) return ErrnoError("make the pod's network namespace");

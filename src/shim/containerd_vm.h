@@ -34,7 +34,7 @@ namespace caisson::shim {
 class ContainerdVm {
  public:
   // `id`: the pod's, which is the group that its containers name. `on_event` may be empty. `loop` outlives it.
-  ContainerdVm(std::string id, sys::EventLoop* loop, ShimSettings settings, task::EventSink on_event);
+  ContainerdVm(std::string id, std::string containerd_namespace, sys::EventLoop* loop, ShimSettings settings, task::EventSink on_event);
   ContainerdVm(const ContainerdVm&) = delete;
   ContainerdVm& operator=(const ContainerdVm&) = delete;
   // The machine ends while there is somebody to be told.

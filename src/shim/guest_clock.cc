@@ -38,6 +38,7 @@ void GuestClock::Stop() {
   loop_->CancelTimer(std::exchange(timer_, 0));
   alive_ = std::make_shared<bool>(true);
   asking_ = again_ = false;
+  unanswered_ = 0;
 }
 
 void GuestClock::OnJump() {
@@ -59,12 +60,15 @@ void GuestClock::Look() {
   const int64_t began = MonotonicNanos();  // first: whatever comes between is doubt too
   const int64_t asked = NowNanos();
   client_->Call<guest::v1::SetTimeResponse>(
-      guest_service::kGuest, "SetTime", request, GuestClient::kTimeoutMillis,
+      guest_service::kGuest, "SetTime", request, times_.answer_millis,
       [this, asked, began, alive = std::weak_ptr(alive_)](Result<guest::v1::SetTimeResponse> told) {
         if (alive.expired()) return;
         asking_ = false;
         const int64_t half = (MonotonicNanos() - began) / 2;
-        timer_ = loop_->After(std::exchange(again_, false) ? 0 : look_millis_, [this] { timer_ = 0, Look(); });
+        const bool silent = !told && told.error().code == Code::kDeadlineExceeded;
+        unanswered_ = silent ? unanswered_ + 1 : 0;
+        if (unanswered_ == kUnanswered) return on_silence_();
+        timer_ = loop_->After(std::exchange(again_, false) || silent ? 0 : times_.look_millis, [this] { timer_ = 0, Look(); });
         // It may say anything of its clock: it is its own.
         if (!told || told->now_nanos() < 0) return;
         const int64_t behind = asked + half - told->now_nanos();

@@ -3,10 +3,12 @@
 // GuestClock: keeps the clock of a running guest with the host's. It is compared when this one is set (timerfd_create(2), TFD_TIMER_CANCEL_ON_SET: also after the host
 // has slept) and from time to time: an emulated guest's drifts, and one that stood still may be late. What is wrong beyond what the question's own
 // time makes doubtful is told as a difference, so that a call that takes long does no harm. The guest judges how it gets there (agent/guest_clock.h).
+// A guest that leaves some questions in a row unanswered is silent: it is told of once.
 // One thread, the loop's.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 
 #include "base/result.h"
@@ -18,11 +20,15 @@ namespace caisson::shim {
 
 class GuestClock {
  public:
-  static constexpr int64_t kLookMillis = 30'000;
+  struct Times {
+    int64_t look_millis = 30'000;                          // from an answer to the next question
+    int64_t answer_millis = GuestClient::kTimeoutMillis;   // for an answer
+  };
   static constexpr int64_t kToleranceNanos = 1'000'000;
+  static constexpr int kUnanswered = 3;
 
-  // Both outlive it.
-  GuestClock(sys::EventLoop* loop, GuestClient* client, int64_t look_millis = kLookMillis) : loop_(loop), client_(client), look_millis_(look_millis) {}
+  // Both outlive it. `on_silence` may stop or end it.
+  GuestClock(sys::EventLoop* loop, GuestClient* client, std::function<void()> on_silence, Times times) : loop_(loop), client_(client), on_silence_(std::move(on_silence)), times_(times) {}
   GuestClock(const GuestClock&) = delete;
   GuestClock& operator=(const GuestClock&) = delete;
   ~GuestClock() { Stop(); }
@@ -39,10 +45,12 @@ class GuestClock {
 
   sys::EventLoop* loop_;
   GuestClient* client_;
-  const int64_t look_millis_;
+  const std::function<void()> on_silence_;
+  const Times times_;
   UniqueFd jumps_;
   sys::EventLoop::TimerId timer_ = 0;
   bool asking_ = false, again_ = false;
+  int unanswered_ = 0;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

@@ -19,6 +19,7 @@ namespace {
 using guest::v1::SetTimeRequest;
 using guest::v1::SetTimeResponse;
 
+constexpr auto kNobody = [] { ADD_FAILURE() << "it was taken as silent"; };
 constexpr int64_t kHour = 3600 * kNanosPerSecond, kRarely = 1'000'000'000;
 
 // An agent whose clock is `behind` the host's and goes where it is told.
@@ -61,7 +62,7 @@ class GuestClockTest : public testing::Test {
 
 TEST_F(GuestClockTest, WhatIsWrongIsMadeRight) {
   for (int64_t wrong : {5 * kNanosPerSecond, -5 * kNanosPerSecond, kHour, -kHour}) {
-    GuestClock clock(loop_.get(), &client_, kRarely);
+    GuestClock clock(loop_.get(), &client_, kNobody, {.look_millis = kRarely});
     behind = wrong, adjusted = 0;
     ASSERT_TRUE(clock.Start());
     RunUntil(1, -1);
@@ -70,7 +71,7 @@ TEST_F(GuestClockTest, WhatIsWrongIsMadeRight) {
 }
 
 TEST_F(GuestClockTest, ItLooksAgainAndLeavesWhatIsRight) {
-  GuestClock clock(loop_.get(), &client_, 1);
+  GuestClock clock(loop_.get(), &client_, kNobody, {.look_millis = 1});
   ASSERT_TRUE(clock.Start());
   RunUntil(-1, 20);
   EXPECT_EQ(adjusted, 0);
@@ -83,7 +84,7 @@ TEST_F(GuestClockTest, ItLooksAgainAndLeavesWhatIsRight) {
 }
 
 TEST_F(GuestClockTest, MadeUpClocksDoNoHarm) {
-  GuestClock clock(loop_.get(), &client_, 1);
+  GuestClock clock(loop_.get(), &client_, kNobody, {.look_millis = 1});
   for (int64_t lie : {INT64_MIN, int64_t{-1}, INT64_MAX, int64_t{0}}) {
     lies = lie;
     ASSERT_TRUE(clock.Start());
@@ -94,7 +95,7 @@ TEST_F(GuestClockTest, MadeUpClocksDoNoHarm) {
 
 TEST_F(GuestClockTest, OneQuestionAtATimeAndNoneAfterTheEnd) {
   silent = true;
-  auto clock = std::make_unique<GuestClock>(loop_.get(), &client_, 1);
+  auto clock = std::make_unique<GuestClock>(loop_.get(), &client_, kNobody, GuestClock::Times{.look_millis = 1});
   ASSERT_TRUE(clock->Start());
   ASSERT_TRUE(loop_->Run());
   loop_->After(50, [this] { loop_->Stop(); });
@@ -107,6 +108,27 @@ TEST_F(GuestClockTest, OneQuestionAtATimeAndNoneAfterTheEnd) {
   EXPECT_EQ(kept_.size(), 1u);
 }
 
+TEST_F(GuestClockTest, AGuestThatAnswersNothingIsToldOfOnce) {
+  silent = true;
+  int told = 0;
+  GuestClock clock(loop_.get(), &client_, [&] { ++told, loop_->After(50, [this] { loop_->Stop(); }); }, {.look_millis = 1, .answer_millis = 5});
+  ASSERT_TRUE(clock.Start());
+  while (told == 0) ASSERT_TRUE(loop_->Run());  // each question stops it too
+  EXPECT_EQ(told, 1);
+  EXPECT_EQ(kept_.size(), static_cast<size_t>(GuestClock::kUnanswered));
+}
+
+TEST_F(GuestClockTest, OneThatAnswersNowAndThenIsNotSilent) {
+  GuestClock clock(loop_.get(), &client_, kNobody, {.look_millis = 1, .answer_millis = 5});
+  ASSERT_TRUE(clock.Start());
+  for (int round = 0; round < 3; ++round) {
+    silent = true;
+    for (int kept = 1; kept < GuestClock::kUnanswered; ++kept) ASSERT_TRUE(loop_->Run());
+    silent = false;
+    RunUntil(-1, asked + 2);
+  }
+}
+
 // The whole machine's clock: only where it is the test's own (test/guest).
 TEST_F(GuestClockTest, TheHostsClockIsSet) {
   if (getenv("CAISSON_OWN_CLOCK") == nullptr) GTEST_SKIP() << "this machine's clock is not the test's to set (CAISSON_OWN_CLOCK)";
@@ -115,7 +137,7 @@ TEST_F(GuestClockTest, TheHostsClockIsSet) {
     timespec time{to / kNanosPerSecond, to % kNanosPerSecond};
     return clock_settime(CLOCK_REALTIME, &time) == 0;
   };
-  GuestClock clock(loop_.get(), &client_, kRarely);
+  GuestClock clock(loop_.get(), &client_, kNobody, {.look_millis = kRarely});
   ASSERT_TRUE(clock.Start());
   RunUntil(-1, 1);
   for (int round = 0; round < 2; ++round) {

@@ -18,6 +18,7 @@
 #include "shim/guest_stdio.h"
 #include "task/attachments.h"
 #include "task/log_file.h"
+#include "task/log_program.h"
 
 namespace caisson::shim {
 
@@ -26,7 +27,8 @@ struct GuestProcess {
 
   std::string exec_id;  // empty: the container's init
   bool terminal = false, keep_stdin = false;
-  std::string in_path, out_path, err_path;  // a client's FIFOs; empty: none
+  std::string in_path, out_path, err_path;  // as in task/process.h; empty: none
+  std::shared_ptr<task::LogProgram> log_program;
   uint32_t pid = 0;                         // the guest's
   bool started = false;
   bool exited = false;  // and all that it wrote has been taken
@@ -45,6 +47,7 @@ struct GuestProcess {
     if (err) err->Stop();
     in.reset();
     stdin_writer.Reset();
+    log_program.reset();
   }
 };
 

@@ -45,12 +45,6 @@ int64_t EndOf(const wkt::Timestamp& time) {
 
 uint32_t StatusOf(const v3::WaitResponse& ended) { return std::min(ended.exit_status(), kLastStatus); }
 
-// A client's FIFO for output: both sides, so that it neither waits for a reader nor breaks when the client goes away.
-Result<UniqueFd> OpenClientOutput(const std::string& path) {
-  if (path.find("://") != path.npos) return MakeError(Code::kUnimplemented, "stdio '{}': only FIFOs are supported for a VM pod", path.substr(0, 256));
-  return task::OpenFifo(path, O_RDWR);
-}
-
 Result<> ReadOptions(const wkt::Any& any, GuestContainer* container) {
   if (!any.type_url().ends_with(kCreateOptionsType)) return {};
   pod::v1::CreateOptions options;
@@ -220,11 +214,16 @@ void GuestTasks::Create(const v3::CreateTaskRequest& request, Respond<v3::Create
   creation->container->id = request.id();
   creation->container->bundle = request.bundle();
   containers_[request.id()] = creation->container;
-  auto planned = Plan(request, creation.get());
-  if (!planned) return Fail(creation, std::move(planned.error()));
-  creation->EndPhase("vm_disks");
-  creation->root.assign(request.rootfs().begin(), request.rootfs().end());
-  PutRoot(creation);
+  task::LogProgram::StartFor(loop_, request.stdout(), request.stderr(), request.id(), containerd_namespace_,
+                             [this, request, creation](Result<std::shared_ptr<task::LogProgram>> program) {
+                               if (!program) return Fail(creation, std::move(program.error()));
+                               creation->container->init->log_program = std::move(*program);
+                               auto planned = Plan(request, creation.get());
+                               if (!planned) return Fail(creation, std::move(planned.error()));
+                               creation->EndPhase("vm_disks");
+                               creation->root.assign(request.rootfs().begin(), request.rootfs().end());
+                               PutRoot(creation);
+                             });
 }
 
 void GuestTasks::PutRoot(const CreationPtr& creation) {
@@ -360,11 +359,14 @@ Result<> GuestTasks::OpenStdio(const ContainerPtr& container, const ProcessPtr& 
     OpenOwnOutput(container);
     return {};
   }
+  task::LogProgram* program = process->log_program.get();
   if (!process->out_path.empty()) {
-    process->out = std::make_shared<GuestOutput>(loop_, pipe_of(false), SinkTo(loop_, TRY(OpenClientOutput(process->out_path))), nullptr);
+    UniqueFd to = TRY(task::OpenClientOutput(process->out_path, program ? &program->out : nullptr));
+    process->out = std::make_shared<GuestOutput>(loop_, pipe_of(false), SinkTo(loop_, std::move(to)), nullptr);
   }
   if (!process->err_path.empty() && !process->terminal) {
-    process->err = std::make_shared<GuestOutput>(loop_, pipe_of(true), SinkTo(loop_, TRY(OpenClientOutput(process->err_path))), nullptr);
+    UniqueFd to = TRY(task::OpenClientOutput(process->err_path, program ? &program->err : nullptr));
+    process->err = std::make_shared<GuestOutput>(loop_, pipe_of(true), SinkTo(loop_, std::move(to)), nullptr);
   }
   return {};
 }
@@ -489,12 +491,21 @@ void GuestTasks::ExecIn(const ContainerPtr& container, v3::ExecProcessRequest re
   process->in_path = request.stdin();
   process->out_path = request.stdout();
   process->err_path = request.stderr();
-  auto opened = OpenStdio(container, process);
-  if (!opened) return respond(std::move(opened.error()));
+  container->execs[process->exec_id] = process;
+  task::LogProgram::StartFor(loop_, request.stdout(), request.stderr(), request.id(), containerd_namespace_,
+                             [this, request, container, process, respond](Result<std::shared_ptr<task::LogProgram>> program) {
+                               if (program) process->log_program = std::move(*program);
+                               Result<> opened = program ? OpenStdio(container, process) : Result<>(std::move(program.error()));
+                               if (opened) return AddExec(container, process, request, respond);
+                               container->execs.erase(process->exec_id);
+                               respond(std::move(opened.error()));
+                             });
+}
+
+void GuestTasks::AddExec(const ContainerPtr& container, const ProcessPtr& process, v3::ExecProcessRequest request, Respond<wkt::Empty> respond) {
   request.set_stdin(BufferIf(process->in != nullptr));
   request.set_stdout(BufferIf(process->out != nullptr));
   request.set_stderr(BufferIf(process->err != nullptr));
-  container->execs[process->exec_id] = process;
   client_->Call<wkt::Empty>(guest_service::kTask, "Exec", request, GuestClient::kTimeoutMillis, [container, process, respond](Result<wkt::Empty> added) {
     if (!added) container->execs.erase(process->exec_id);
     respond(std::move(added));

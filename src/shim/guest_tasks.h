@@ -47,9 +47,10 @@ class GuestTasks {
   // There is no machine any more; GuestClient has been told. Every process counts as killed.
   void OnVmEnd();
   FileService* files() { return &files_; }
-  // Makes the host's specification of a container one that caissond could have written; for specifications of others.
+  // Makes the host's specification of a container one that caissond could have written.
   using Adapt = std::function<Result<std::string>(const std::string& config_json)>;
-  void SetAdapt(Adapt adapt) { adapt_ = std::move(adapt); }
+  // The containers are containerd's; `containerd_namespace` is for log programs.
+  void ForContainerd(std::string containerd_namespace, Adapt adapt) { containerd_namespace_ = std::move(containerd_namespace), adapt_ = std::move(adapt); }
 
  private:
   struct Creation;
@@ -90,6 +91,7 @@ class GuestTasks {
   void Start(const containerd::task::v3::StartRequest& request, Respond<containerd::task::v3::StartResponse> respond);
   void Exec(containerd::task::v3::ExecProcessRequest request, Respond<wkt::Empty> respond);
   void ExecIn(const ContainerPtr& container, containerd::task::v3::ExecProcessRequest request, Respond<wkt::Empty> respond);
+  void AddExec(const ContainerPtr& container, const ProcessPtr& process, containerd::task::v3::ExecProcessRequest request, Respond<wkt::Empty> respond);
   void Wait(const containerd::task::v3::WaitRequest& request, Respond<containerd::task::v3::WaitResponse> respond);
   void Kill(std::string_view payload, Respond<wkt::Empty> respond);
   void Delete(const containerd::task::v3::DeleteRequest& request, Respond<containerd::task::v3::DeleteResponse> respond);
@@ -117,7 +119,8 @@ class GuestTasks {
   vmm::Vm* vm_ = nullptr;
   int oom_score_;
   VmEnd end_;
-  Adapt adapt_;
+  Adapt adapt_;  // null: the containers are caissond's
+  std::string containerd_namespace_;
   uint64_t root_folders_ = 0;  // ever
   std::vector<std::function<void()>> lost_;  // ends of processes, since the channel broke; told with the machine's
   std::map<std::string, ContainerPtr> containers_;

@@ -180,7 +180,7 @@ Result<> ServeContainerdVm(const Flags& flags, UniqueFd listener, EventPublisher
   auto settings = flags.find("settings");
   task::EventSink on_event;
   if (publisher != nullptr) on_event = [publisher](const task::Event& event) { publisher->Publish(event); };
-  ContainerdVm vm(flags.at("id"), loop, TRY(LoadShimSettings(settings == flags.end() ? "" : settings->second)), std::move(on_event));
+  ContainerdVm vm(flags.at("id"), flags.at("namespace"), loop, TRY(LoadShimSettings(settings == flags.end() ? "" : settings->second)), std::move(on_event));
   auto server = ttrpc::Server::Create(loop);
   vm.Register(server.get(), [&vm, shutdown] {
     if (auto stopped = vm.pod()->Stop(kStopMillis); !stopped) log::Error("stop pod {}: {}", vm.pod()->id(), stopped.error().message);

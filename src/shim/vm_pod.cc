@@ -85,7 +85,7 @@ void FillNetwork(const sys::NetworkSetup& setup, guest::v1::ConfigureRequest* re
 }  // namespace
 
 VmPod::VmPod(std::string id, sys::EventLoop* loop, std::function<void()> on_end)
-    : SandboxPod(std::move(id)), loop_(loop), on_end_(std::move(on_end)), tasks_(loop, &client_), service_(loop, &client_), clock_(loop, &client_) {}
+    : SandboxPod(std::move(id)), loop_(loop), on_end_(std::move(on_end)), tasks_(loop, &client_), service_(loop, &client_), clock_(loop, &client_, [this] { OnSilence(); }, {}) {}
 
 VmPod::~VmPod() { (void)Stop(kStopMillis); }
 
@@ -265,6 +265,11 @@ void VmPod::Configure() {
     }
     if (!hello) return FinishStart(std::move(hello.error()));
     AddPhase("vm_agent", begin);
+    // The guest's messages are no contract between versions.
+    if (hello->version() != CAISSON_VERSION) {
+      return FinishStart(MakeError(Code::kFailedPrecondition, "the agent in '{}' is of version '{}', and this is {}: install the package caisson-guest of the same version, or run tools/build-guest",
+                                   options_.vm().initrd(), hello->version().substr(0, 64), CAISSON_VERSION));
+    }
     kernel_release_ = hello->kernel_release();
     SendConfiguration();
   });
@@ -294,8 +299,12 @@ void VmPod::FinishStart(Result<> result) {
   Done done = std::exchange(starting_, nullptr);
   if (!done) return;  // stopped meanwhile
   if (result) return done({});
+  done(MakeError(result.error().code, "{}", WithConsole(result.error().message)));
+}
+
+std::string VmPod::WithConsole(const std::string& message) const {
   std::string tail = vm_ ? vm_->ConsoleTail(kConsoleTailBytes) : "";
-  done(MakeError(result.error().code, "{}{}{}", result.error().message, tail.empty() ? "" : "; its console ends with: ", tail));
+  return tail.empty() ? message : message + "; its console ends with: " + tail;
 }
 
 VmEnd VmPod::EndOfVm() {
@@ -321,8 +330,12 @@ void VmPod::OnChannelEnd() {
     auto again = FallBack(MakeError(Code::kUnavailable, "its agent closed the channel"));
     if (again) return;
   }
-  std::string console = vm_ ? vm_->ConsoleTail(kConsoleTailBytes) : "";
-  EndWith({"ChannelBroken", fmt::format("the channel to the agent in the pod's VM broke{}{}", console.empty() ? "" : "; its console ends with: ", console)});
+  EndWith({"ChannelBroken", WithConsole("the channel to the agent in the pod's VM broke")});
+}
+
+void VmPod::OnSilence() {
+  constexpr int64_t kMillis = GuestClock::kUnanswered * GuestClock::Times().answer_millis;
+  EndWith({"AgentSilent", WithConsole(fmt::format("the agent in the pod's VM has answered nothing for {} s", kMillis / 1000))});
 }
 
 void VmPod::EndWith(const VmEnd& end) {

@@ -51,7 +51,7 @@ class VmPod : public SandboxPod {
   Result<> Stop(int64_t deadline_millis) override { return End("the pod has been stopped", deadline_millis); }
   int SandboxPid() const override { return sandbox_pid_; }
   // Before the first container (guest_tasks.h).
-  void SetAdapt(GuestTasks::Adapt adapt) { tasks_.SetAdapt(std::move(adapt)); }
+  void ForContainerd(std::string containerd_namespace, GuestTasks::Adapt adapt) { tasks_.ForContainerd(std::move(containerd_namespace), std::move(adapt)); }
   // The VMM's; null: it is in ours, or there is none.
   oci::Cgroup* cgroup() { return cgroup_.get(); }
   std::map<std::string, std::string> Info() const override;
@@ -76,10 +76,13 @@ class VmPod : public SandboxPod {
   Result<guest::v1::ConfigureRequest> MakeConfiguration();
   Result<> TakeOverNetwork(guest::v1::ConfigureRequest* request);
   void FinishStart(Result<> result);
+  std::string WithConsole(const std::string& message) const;
   void SendConfiguration();
   void OnVmmEnd();
   // The agent has closed the channel, or what it says is no ttRPC: its machine follows, or is ended.
   void OnChannelEnd();
+  // It has answered nothing for long.
+  void OnSilence();
   // The pod has ended by itself.
   void EndWith(const VmEnd& end);
   VmEnd EndOfVm();

@@ -10,6 +10,7 @@
 #include "base/bad.h"
 #include "base/json.h"
 #include "base/strings.h"
+#include "oci/cgroup_systemd.h"
 #include "oci/spec.h"
 
 namespace caisson::shim {
@@ -28,9 +29,6 @@ uint64_t NumberIn(const oci::Spec& spec, const char* annotation) {
 }
 
 uint64_t PositiveOf(const std::optional<int64_t>& value) { return value && *value > 0 ? static_cast<uint64_t>(*value) : 0; }
-
-// "SLICE:PREFIX:NAME", which no path of cgroupfs is (systemd.slice(5)).
-bool IsSystemds(const std::string& cgroups_path) { return !cgroups_path.starts_with('/') && std::count(cgroups_path.begin(), cgroups_path.end(), ':') == 2; }
 
 bool OnlyHoldsThePod(const oci::Spec& spec) {
   return std::any_of(std::begin(kKindAnnotations), std::end(kKindAnnotations), [&](const char* name) {
@@ -110,7 +108,7 @@ Result<VmRequest> MakeVmRequest(std::string_view config_json, const std::string&
   // The namespace of the pod's is there for whichever container wants it.
   request.options.set_share_pid(request.sandbox);
   for (const auto& [name, value] : spec.sysctl) (*request.options.mutable_sysctls())[name] = value;
-  request.options.set_systemd_cgroup(systemd_cgroup || (host.systemd && IsSystemds(spec.cgroups_path)));
+  request.options.set_systemd_cgroup(systemd_cgroup || (host.systemd && oci::IsSystemdPath(spec.cgroups_path)));
   auto* vm = request.options.mutable_vm();
   FillMachine(spec, settings, host, vm);
   vm->set_cgroup_path(spec.cgroups_path);

@@ -134,6 +134,16 @@ void LogProgram::Start(sys::EventLoop* loop, const std::string& uri, const std::
   start->done = std::move(ready);
 }
 
+void LogProgram::StartFor(sys::EventLoop* loop, const std::string& out_path, const std::string& err_path, const std::string& container_id,
+                          const std::string& containerd_namespace, Ready ready) {
+  const bool out = IsUri(out_path), err = IsUri(err_path);
+  if (!out && !err) return ready(std::shared_ptr<LogProgram>());
+  if (out && err && out_path != err_path) {
+    return ready(MakeError(Code::kInvalidArgument, "container '{}': its stdout and stderr go to two log programs", container_id));
+  }
+  Start(loop, out ? out_path : err_path, container_id, containerd_namespace, std::move(ready));
+}
+
 LogProgram::~LogProgram() {
   out.Reset();
   err.Reset();

@@ -29,6 +29,9 @@ class LogProgram {
   // Starts it; `ready` runs once, from here or from the loop. `loop` outlives it and what it leaves behind.
   static void Start(sys::EventLoop* loop, const std::string& uri, const std::string& container_id, const std::string& containerd_namespace,
                     Ready ready);
+  // Where a process's output goes to one, by either path (of the same program); else `ready` gets null at once.
+  static void StartFor(sys::EventLoop* loop, const std::string& out_path, const std::string& err_path, const std::string& container_id,
+                       const std::string& containerd_namespace, Ready ready);
   LogProgram(sys::EventLoop* loop, UniqueFd pidfd) : loop_(loop), pidfd_(std::move(pidfd)) {}
   LogProgram(const LogProgram&) = delete;
   LogProgram& operator=(const LogProgram&) = delete;

@@ -34,13 +34,6 @@ Result<UniqueFd> OpenFile(const std::string& uri) {
   return fd;
 }
 
-// For writing. Both sides, so that it neither waits for a reader nor breaks when the client goes away for a while
-// (fifo(7)); the client sees its end when we close it.
-Result<UniqueFd> OpenClientOutput(const std::string& path) {
-  TRY(CheckScheme(path));
-  return IsFile(path) ? OpenFile(path) : OpenFifo(path, O_RDWR);
-}
-
 // The writing end of a log program's pipe.
 Result<UniqueFd> TakeProgramEnd(const std::string& path, UniqueFd* end) {
   if (end == nullptr || !*end) return MakeError(Code::kInternal, "the log program of stdio '{}' is not running", path.substr(0, 256));
@@ -102,7 +95,7 @@ OutputPlan ErrPlan(Process* process) {
 // `from`, a pipe's reading end or a terminal, is read for whom the plan says.
 Result<> GiveOutput(sys::EventLoop* loop, Scratch* scratch, const OutputPlan& plan, UniqueFd from) {
   if (!plan.path.empty() && !IsKept(plan.path)) {
-    UniqueFd client = LogProgram::IsUri(plan.path) ? TRY(TakeProgramEnd(plan.path, plan.program_end)) : TRY(OpenClientOutput(plan.path));
+    UniqueFd client = TRY(OpenClientOutput(plan.path, plan.program_end));
     *plan.pump = std::make_unique<Pump>(loop, scratch, std::move(from), std::move(client), std::move(plan.on_end));
     return {};
   }
@@ -136,6 +129,12 @@ Result<> PrepareOutput(sys::EventLoop* loop, Scratch* scratch, const OutputPlan&
 }
 
 }  // namespace
+
+Result<UniqueFd> OpenClientOutput(const std::string& path, UniqueFd* program_end) {
+  if (LogProgram::IsUri(path)) return TakeProgramEnd(path, program_end);
+  TRY(CheckScheme(path));
+  return IsFile(path) ? OpenFile(path) : OpenFifo(path, O_RDWR);
+}
 
 Result<UniqueFd> OpenFifo(const std::string& path, int flags) {
   UniqueFd fd(open(path.c_str(), flags | O_NONBLOCK | O_NOCTTY | O_CLOEXEC));

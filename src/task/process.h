@@ -65,6 +65,10 @@ struct Process {
 // Makes the pipes that `process->stdio` asks for. The child's ends are put into `stdio`; ours into `process`. Errors name
 // the path.
 Result<> PrepareStdio(sys::EventLoop* loop, Scratch* scratch, oci::Stdio* stdio, Process* process);
+// Where a client wants output, for writing: its FIFO, both sides of it, so that it neither waits for a reader nor breaks when the client goes away for a
+// while (fifo(7)), and the client sees its end when we close it; "file:///path", to which is appended; or a log program's pipe, which is taken from
+// `program_end`. kUnimplemented: any other URI.
+Result<UniqueFd> OpenClientOutput(const std::string& path, UniqueFd* program_end);
 // One end of a client's FIFO, non-blocking. Errors: kInvalidArgument for what is none; ENXIO where nobody reads it.
 Result<UniqueFd> OpenFifo(const std::string& path, int flags);
 // The paths of FIFOs for a process that another program starts, which opens them. Empty: it has no such stream.

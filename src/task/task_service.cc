@@ -65,18 +65,13 @@ class Service {
 
   // `then` runs at once unless the output goes to a log program, which is started first.
   void WithLogProgram(const std::string& id, StdioRequest* stdio, std::function<void(Result<>)> then) {
-    bool out = LogProgram::IsUri(stdio->out_path), err = LogProgram::IsUri(stdio->err_path);
-    if (!out && !err) return then({});
-    if (out && err && stdio->out_path != stdio->err_path) {
-      return then(MakeError(Code::kInvalidArgument, "container '{}': its stdout and stderr go to two log programs", id));
-    }
     // Who is called back keeps `stdio`.
-    LogProgram::Start(tasks_->loop(), out ? stdio->out_path : stdio->err_path, id, tasks_->options().containerd_namespace,
-                      [stdio, then = std::move(then)](Result<std::shared_ptr<LogProgram>> program) {
-                        if (!program) return then(std::move(program.error()));
-                        stdio->log_program = std::move(*program);
-                        then({});
-                      });
+    LogProgram::StartFor(tasks_->loop(), stdio->out_path, stdio->err_path, id, tasks_->options().containerd_namespace,
+                         [stdio, then = std::move(then)](Result<std::shared_ptr<LogProgram>> program) {
+                           if (!program) return then(std::move(program.error()));
+                           stdio->log_program = std::move(*program);
+                           then({});
+                         });
   }
 
   void Start(const v3::StartRequest& request, Respond<v3::StartResponse> respond) {

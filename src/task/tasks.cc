@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/id.h"
 #include "base/limits.h"
+#include "oci/cgroup_systemd.h"
 #include "oci/clone.h"
 #include "sys/path.h"
 #include "task/checkpoint.h"
@@ -30,7 +31,8 @@ constexpr uint32_t kStartErrorStatus = 128;
 constexpr int64_t kTrimMillis = 1'000;  // from a start until free memory is given back
 constexpr uint32_t kKilledStatus = 128 + SIGKILL;
 
-Result<oci::CreateOptions> ReadBundle(const CreateRequest& request) {
+// `systemd`: of all the pod's.
+Result<oci::CreateOptions> ReadBundle(const CreateRequest& request, bool systemd) {
   if (!IsSafeName(request.id)) return MakeError(Code::kInvalidArgument, "'{}' cannot be a container's id", request.id.substr(0, 128));
   if (!request.bundle.starts_with('/')) return MakeError(Code::kInvalidArgument, "the bundle '{}' is not absolute", request.bundle.substr(0, 256));
   oci::CreateOptions options;
@@ -41,8 +43,9 @@ Result<oci::CreateOptions> ReadBundle(const CreateRequest& request) {
   if (!spec) return std::move(spec.error()).Within(request.bundle + "/config.json");
   options.spec = std::move(*spec);
   options.spec.process.terminal = request.stdio.terminal;
+  options.systemd_cgroup = systemd || request.systemd_cgroup.value_or(oci::IsSystemdPath(options.spec.cgroups_path) && oci::IsSystemdThere());
   if (options.spec.cgroups_path.empty()) {
-    options.spec.cgroups_path = (request.systemd_cgroup ? "system.slice:caisson:" : "/caisson/") + request.id;
+    options.spec.cgroups_path = (options.systemd_cgroup ? "system.slice:caisson:" : "/caisson/") + request.id;
   }
   return options;
 }
@@ -145,13 +148,11 @@ Result<> Tasks::OpenLog(const CreateRequest& request, Task* task) {
 Result<Task*> Tasks::Create(CreateRequest request) {
   if (closed_) return MakeError(Code::kFailedPrecondition, "container '{}': the pod has been stopped", request.id);
   if (tasks_.contains(request.id)) return MakeError(Code::kAlreadyExists, "container '{}' exists already", request.id);
-  request.systemd_cgroup = request.systemd_cgroup || options_.systemd_cgroup;
   auto task = std::make_unique<Task>();
   task->id = request.id;
   task->bundle = request.bundle;
-  oci::CreateOptions options = TRY(ReadBundle(request));
+  oci::CreateOptions options = TRY(ReadBundle(request, options_.systemd_cgroup));
   options.rootfs = request.rootfs;
-  options.systemd_cgroup = request.systemd_cgroup;
   options.seccomp_cache_dir = options_.seccomp_cache_dir;
   options.shm_fd = options_.shm_fd;
   task->init.stdio = std::move(request.stdio);

@@ -12,6 +12,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -70,7 +71,7 @@ struct CreateRequest {
   std::string id, bundle;
   std::vector<oci::RootfsMount> rootfs;
   StdioRequest stdio;    // without sinks
-  bool systemd_cgroup = false;
+  std::optional<bool> systemd_cgroup;  // nothing: as the spec's cgroupsPath has it
   bool own_stdio = false;  // we keep the stdio: log_path, or dropped; else stdio's paths, or /dev/null
   std::string checkpoint;  // not empty: the absolute path of the images (checkpoint.h) that Start restores
   std::string criu_path;   // for that; empty: criu of the usual folders

@@ -10,22 +10,11 @@ import threading
 
 import pytest
 
-from harness.containerd import PROGRAMS, RUNTIME, own_containerd
+from harness.containerd import PROGRAMS, RUNTIME, check_log_uris, own_containerd
 from harness.registry import wait_for
 
 pytestmark = [pytest.mark.skipif(not os.path.exists(f"{PROGRAMS}/ctr"), reason="no containerd here: install Debian's containerd"),
               pytest.mark.native("containerd's containers are of processes")]
-
-LOGGER = """#!/bin/sh
-# A log program: key "to", value the file.
-exec 5>&-
-echo "$CONTAINER_NAMESPACE/$CONTAINER_ID" > "$2"
-sed "s/^/out /" <&3 >> "$2" &
-sed "s/^/err /" <&4 >> "$2" &
-wait
-echo end >> "$2"
-"""
-
 
 @pytest.fixture(scope="module")
 def containerd():
@@ -163,20 +152,7 @@ def test_oom_is_told(containerd, name, events):
 
 
 def test_log_file_and_log_program(containerd, name):
-    folder = containerd.folder
-    containerd.run(f"{name}-f", "sh", "-c", "echo one; echo two >&2", args=("-d", "--log-uri", f"file://{folder}/file.log"))
-    with open(f"{folder}/logger", "w") as f:
-        f.write(LOGGER)
-    os.chmod(f"{folder}/logger", 0o755)
-    containerd.run(f"{name}-b", "sh", "-c", "echo one; echo two >&2", args=("-d", "--log-uri", f"binary://{folder}/logger?to={folder}/program%2elog"))
-
-    def text(path):
-        with open(f"{folder}/{path}") as f:
-            return f.read().splitlines()
-    wait_for("both end", lambda: set(containerd.tasks().values()) == {"STOPPED"})
-    wait_for("the log program ends", lambda: text("program.log")[-1:] == ["end"])
-    assert sorted(text("file.log")) == ["one", "two"]
-    assert sorted(text("program.log")) == sorted([f"default/{name}-b", "out one", "err two", "end"])
+    check_log_uris(containerd, name, containerd.run)
 
 
 def test_log_program_that_does_not_start(containerd, name):

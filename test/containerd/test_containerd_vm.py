@@ -11,7 +11,7 @@ import tempfile
 
 import pytest
 
-from harness.containerd import PROGRAMS, Containerd, own_containerd
+from harness.containerd import PROGRAMS, Containerd, check_log_uris, own_containerd
 from harness.handler import GUEST, missing_for_vms
 from harness.pods import Pods
 from harness.registry import wait_for
@@ -147,6 +147,12 @@ def test_exec_terminal_stats_and_kill(containerd, name):
     assert not ended(vmm)
     assert "exit code 5" in containerd.ctr("task", "rm", name, check=False).stderr
     assert ended(vmm) and not cgroups_of(f"/k8s.io/{name}")
+
+
+def test_log_file_and_log_program(containerd, name):
+    check_log_uris(containerd, name, lambda of, *command, args=(): run(containerd, of, *command, args=args))
+    done = run(containerd, name, "true", args=("-d", "--log-uri", "binary:///no/such/logger"), check=False)
+    assert done.returncode != 0 and "/no/such/logger" in done.stderr
 
 
 def test_what_a_machine_cannot_have_is_refused(containerd, name):

@@ -37,13 +37,13 @@ class Node:
         for name in APPLETS:
             os.symlink("busybox", f"{self.root}/bin/{name}")
 
-    def bundle(self, name, script, annotations=None):
+    def bundle(self, name, script, annotations=None, cgroup=None):
         path = f"{self.folder}/{name}"
         os.makedirs(path)
         config = {"ociVersion": "1.0.2", "root": {"path": self.root}, "annotations": annotations or {},
                   "process": {"args": ["/bin/sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}},
                   "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
-                  "linux": {"cgroupsPath": f"/{os.path.basename(self.folder)}/{name}",
+                  "linux": {"cgroupsPath": cgroup or f"/{os.path.basename(self.folder)}/{name}",
                             "namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]}}
         with open(f"{path}/config.json", "w") as f:
             json.dump(config, f)
@@ -58,9 +58,9 @@ class Node:
             assert done.returncode == 0 and not done.stderr, (done.returncode, done.stderr)
         return done.stdout if check else done
 
-    def start(self, name, script, annotations=None, **kw):
+    def start(self, name, script, annotations=None, cgroup=None, **kw):
         """The companion's address, as a client without a version gets it."""
-        self.bundle(name, script, annotations)
+        self.bundle(name, script, annotations, cgroup)
         return self.command(name, "start", **kw).decode()
 
     def ask(self, caller, method, response="Empty", **fields):
@@ -199,6 +199,22 @@ def test_runc_options(node):
     node.ask(caller, "Delete", "DeleteResponse", id="c")
     node.ask(caller, "Shutdown", id="c")
     wait_for("the companion ends", lambda: gone(node.companion("c")))
+
+
+@pytest.mark.parametrize("says, groups", [(None, "system.slice/crio-{id}.scope"), (True, "system.slice/crio-{id}.scope"), (False, "system.slice:crio:{id}")])
+def test_whose_cgroup_it_is(node, says, groups):
+    """CRI-O, and containerd's CRI plugin for other runtimes than runc, say nothing of systemd but by the cgroup's path."""
+    if not os.path.exists("/run/systemd/private"):
+        pytest.skip("there is no systemd here")
+    name = os.path.basename(node.folder)
+    caller = Caller(node.start(name, "cat /proc/self/cgroup > /tmp/group", cgroup=f"system.slice:crio:{name}"))
+    options = {} if says is None else {"options": node.runc_options(systemd_cgroup=says)}
+    assert node.run(caller, name, **options) == 0
+    with open(f"{node.root}/tmp/group") as f:
+        assert groups.format(id=name) in f.read()
+    node.ask(caller, "Delete", "DeleteResponse", id=name)
+    node.ask(caller, "Shutdown", id=name)
+    wait_for("the companion ends", lambda: gone(node.companion(name)))
 
 
 def test_what_start_refuses(node):

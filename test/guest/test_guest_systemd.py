@@ -14,4 +14,5 @@ def test_systemd_driver(folder):
     boot(folder, "guest_init=/lib/systemd/systemd systemd.unit=caisson-guest.service systemd.show_status=no "
          "systemd.unified_cgroup_hierarchy=1",
          [("pods", f"CAISSON_TEST_CGROUP_DRIVER=systemd {PYTEST} test/guest/inside {PODS} {RESTARTS}"),
+          ("shim", f"{PYTEST} test/containerd/test_shim_protocol.py -k whose_cgroup"),
           ("oci", f"CAISSON_TEST_CGROUP_DRIVER=systemd {PYTEST} test/oci/test_oci.py -k '{COMMANDS}'")])

@@ -236,3 +236,32 @@ def own_containerd(make=Containerd):
     wait_for("nothing is left", lambda: not leaks.check(), 10)
     remove_tree(folder)
     assert not left, left
+
+
+LOGGER = """#!/bin/sh
+# A log program: key "to", value the file.
+exec 5>&-
+echo "$CONTAINER_NAMESPACE/$CONTAINER_ID" > "$2"
+sed "s/^/out /" <&3 >> "$2" &
+sed "s/^/err /" <&4 >> "$2" &
+wait
+echo end >> "$2"
+"""
+
+
+def check_log_uris(containerd, name, run):
+    """Output to a file and to a log program; run(name, *command, args=…) starts a container."""
+    folder = containerd.folder
+    run(f"{name}-f", "sh", "-c", "echo one; echo two >&2", args=("-d", "--log-uri", f"file://{folder}/file.log"))
+    with open(f"{folder}/logger", "w") as f:
+        f.write(LOGGER)
+    os.chmod(f"{folder}/logger", 0o755)
+    run(f"{name}-b", "sh", "-c", "echo one; echo two >&2", args=("-d", "--log-uri", f"binary://{folder}/logger?to={folder}/program%2elog"))
+
+    def text(path):
+        with open(f"{folder}/{path}") as f:
+            return f.read().splitlines()
+    wait_for("both end", lambda: set(containerd.tasks().values()) == {"STOPPED"})
+    wait_for("the log program ends", lambda: text("program.log")[-1:] == ["end"])
+    assert sorted(text("file.log")) == ["one", "two"]
+    assert sorted(text("program.log")) == sorted([f"{containerd.namespace}/{name}-b", "out one", "err two", "end"])

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // PID 1 of a guest that turns against its host: it speaks the greeting (ttrpc/greeting.h), answers each call with an empty message, as if all
-// had been done, and when a container is to be made does what the pod's hostname says:
+// had been done (Hello with its version), and when a container is to be made does what the pod's hostname says:
 //   mode-garbage   writes what is no ttRPC
 //   mode-request   sends a call where only answers may come
 //   mode-endless   begins a frame longer than any may be, and goes on for ever
@@ -12,6 +12,9 @@
 #include <stdint.h>
 
 enum { kHeader = 10, kMost = 4 << 20 };
+
+// Found by the test in this program's file, and changed there: what the agent says to be.
+char said_version[32] = "VERSION=" CAISSON_VERSION;
 
 static unsigned char frame[kMost];
 static char mode[32];
@@ -59,6 +62,15 @@ static void Greet(int port) {
   }
 }
 
+// A frame of a ttRPC Response with a HelloResponse whose field 1 is the version.
+static void AnswerHello(int port, const unsigned char* header) {
+  const char* version = said_version + strlen("VERSION=");
+  unsigned char length = (unsigned char)strlen(version);
+  unsigned char answer[kHeader + 4] = {0, 0, 0, length + 4, header[4], header[5], header[6], header[7], 2, 0, 0x12, length + 2, 0x0a, length};
+  Put(port, answer, sizeof answer);
+  Put(port, version, length);
+}
+
 static void Turn(int port) {
   printf("the guest turns: %s\n", mode);
   static unsigned char bytes[64 << 10];
@@ -90,6 +102,6 @@ int main(void) {
     char* word = memmem(frame, size, "mode-", 5);
     if (mode[0] == 0 && word != NULL) snprintf(mode, sizeof mode, "%.*s", (int)strspn(word + 5, "abcdefghijklmnopqrstuvwxyz"), word + 5);
     if (memmem(frame, size, "PrepareContainer", 16) != NULL) Turn(port);
-    Put(port, answer, sizeof answer);
+    memmem(frame, size, "Hello", 5) != NULL ? AnswerHello(port, answer) : Put(port, answer, sizeof answer);
   }
 }

@@ -14,6 +14,16 @@ from harness.vm import BOOT_SECONDS, VmPods, children_of, info_of, need_guest, v
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 INIT = f"{BUILD}/test/hostile-init"
 READY, NOT_READY = 0, 1
+SILENCE_SECONDS = 180
+
+
+def guest_of(init, folder):
+    """A handler's table, for guests whose PID 1 is the program `init`."""
+    made = subprocess.run([f"{ROOT}/tools/build-guest", "--agent", init, "--output", folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
+    if made.returncode == 77:
+        pytest.skip(made.stdout)
+    assert made.returncode == 0, made.stdout
+    return f'sandbox = "vm"\nkernel = "{folder}/kernel"\ninitrd = "{folder}/initramfs"\ntemplates = false\n'
 
 
 @pytest.fixture(scope="module")
@@ -22,15 +32,16 @@ def daemon(make_module_daemon, registry, tmp_path_factory):
     if not os.path.exists(INIT):
         pytest.skip("this build has no VMM driver, hence no payload for it")
     folder = tmp_path_factory.mktemp("hostile")
-    made = subprocess.run([f"{ROOT}/tools/build-guest", "--agent", INIT, "--output", folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300)
-    if made.returncode == 77:
-        pytest.skip(made.stdout)
-    assert made.returncode == 0, made.stdout
+    with open(INIT, "rb") as f:
+        program = f.read()
+    assert program.count(b"VERSION=0.") == 1
+    with open(folder / "old-init", "wb") as f:
+        f.write(program.replace(b"VERSION=0.", b"VERSION=9."))
     return vm_daemon_of(make_module_daemon, registry, f"""
 [handlers.caisson-vm]
-kernel = "{folder}/kernel"
-initrd = "{folder}/initramfs"
-templates = false
+{guest_of(INIT, folder / "guest")}
+[handlers.other-version]
+{guest_of(folder / "old-init", folder / "other")}
 """, tables=False)
 
 
@@ -66,11 +77,23 @@ def test_what_is_no_ttrpc_ends_the_pod(daemon, mode):
     assert daemon.leaks_of_pods() == []
 
 
-def test_silence_is_waited_for_to_a_deadline(daemon):
-    """Nobody can tell it from a guest that is busy; the call has an end, and so has the pod, without the guest's help."""
+def test_silence_has_its_deadlines(daemon):
+    """Nobody can tell it from a guest that is busy: first the call ends, then the pod, without the guest's help."""
     with VmPods(daemon) as pods, concurrent.futures.ThreadPoolExecutor() as several:
         turned = list(several.map(lambda mode: turn(daemon, pods, mode), ["closed", "silent"]))
         for pod, vmm, details in turned:
             assert "no answer within" in details and state_of(daemon, pod) == READY
-            stop(daemon, pod, vmm)
+        (closed, its_vmm, _), (silent, vmm, _) = turned
+        stop(daemon, closed, its_vmm)
+        wait_for("the silent one's pod is not ready", lambda: state_of(daemon, silent) == NOT_READY, SILENCE_SECONDS)
+        reason = info_of(daemon, silent)["reason"]
+        assert "has answered nothing for 90 s" in reason and "the guest turns: silent" in reason
+        assert not os.path.exists(f"/proc/{vmm}")
+        stop(daemon, silent, vmm)
+    assert daemon.leaks_of_pods() == []
+
+
+def test_an_agent_of_another_version_is_refused(daemon):
+    with pytest.raises(grpc.RpcError, match="the agent in '.*/other/initramfs' is of version '9.*', and this is 0.*: install"):
+        VmPods(daemon).run_pod(handler="other-version")
     assert daemon.leaks_of_pods() == []
