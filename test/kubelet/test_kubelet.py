@@ -10,6 +10,7 @@ import urllib.request
 
 import pytest
 
+from harness.handler import VMS
 from harness.registry import free_port, wait_for
 from harness.streams import Forward, Session
 
@@ -239,6 +240,7 @@ def test_volumes(node, pods):
 
 
 @once
+@pytest.mark.native("what is mounted in a VM cannot propagate to the host")
 def test_mount_propagation(node, pods):
     """A privileged container's mount reaches the host and another container."""
     shared = f"{node.folder}/shared"
@@ -348,6 +350,7 @@ def host_pid(node, container):
     return int(json.loads(info["info"])["pid"])
 
 
+@pytest.mark.native("its process is none of the host's")
 def test_a_killed_container_is_restarted(node, pods):
     pods("killed", [{"name": "c", "command": IDLE}, {"name": "other", "command": IDLE}])
     node.wait_ready("killed")
@@ -367,8 +370,8 @@ def test_a_killed_sandbox_is_made_anew(node, pods):
     pods("lost", [{"name": "c", "command": IDLE}])
     node.wait_ready("lost")
     [sandbox] = node.sandboxes("lost")
-    status = node.daemon.client.PodSandboxStatus(pod_sandbox_id=sandbox.id, verbose=True)
-    os.kill(int(json.loads(status.info["info"])["pid"]), signal.SIGKILL)
+    info = json.loads(node.daemon.client.PodSandboxStatus(pod_sandbox_id=sandbox.id, verbose=True).info["info"])
+    os.kill(int(info["companionPid" if VMS else "pid"]), signal.SIGKILL)
     wait_for("there is another", lambda: [s.id for s in ready_sandboxes(node, "lost")] not in ([], [sandbox.id]), 60)
     node.wait_status("lost", "runs again", lambda c: c["c"]["restartCount"] >= 1 and "running" in c["c"]["state"])
     node.wait_ready("lost")
@@ -419,19 +422,20 @@ def test_graceful_deletion(node, pods):
          terminationGracePeriodSeconds=3, volumes=[{"name": "trace", "hostPath": {"path": trace}}])
     node.wait_ready("end")
     uid = node.pod("end")["metadata"]["uid"]
-    pid = host_pid(node, container_id(node.containers("end")["deaf"]))
+    pid = None if VMS else host_pid(node, container_id(node.containers("end")["deaf"]))
     node.remove("end")
     began = time.monotonic()
     wait_gone(node, "end")
     assert time.monotonic() - began >= 3  # it had its time
     assert open(f"{trace}/polite").read().split() == ["post", "pre", "term", "bye"]
-    assert not os.path.exists(f"/proc/{pid}")
+    assert VMS or not os.path.exists(f"/proc/{pid}")
     found = lambda: [path for path in node.cgroups() if uid in path]  # noqa: E731
     wait_for("the pod's cgroups are gone", lambda: not found(), 60)
     wait_for("its folder is gone", lambda: not os.path.exists(f"{node.kubelet.root}/pods/{uid}"), 60)
 
 
 @once
+@pytest.mark.native("the containers' groups are the guest's; test_vm_pod looks at both")
 def test_resources(node, pods):
     """Guaranteed and burstable pods: what the kernel's files say."""
     pods("burst", [{"name": "c", "command": IDLE, "resources": {"requests": {"cpu": "100m", "memory": "16Mi"},
@@ -472,6 +476,7 @@ def test_security_context(node, pods):
 
 
 @once
+@pytest.mark.native("a VM has no user namespace of the host")
 def test_user_namespace(node, pods):
     pods("userns", [{"name": "c", "command": shell("echo x > /d/x; " + IDLE[2]),
                      "volumeMounts": [{"name": "d", "mountPath": "/d"}]}],
@@ -483,6 +488,7 @@ def test_user_namespace(node, pods):
 
 
 @once
+@pytest.mark.native("a VM has no network namespace of the host")
 def test_host_network(node, pods):
     port = free_port()
     pods("hostnet", [{"name": "c", "command": shell(f"exec httpd -f -p 127.0.0.1:{port} -h /etc"),
@@ -593,6 +599,7 @@ def test_the_kubelet_starts_anew(node, pods):
     assert identity(node, "stay") == before
 
 
+@pytest.mark.native("its containers' processes are none of the host's")
 def test_the_daemon_is_killed(node, pods):
     """Pods live on; what ended meanwhile is found and restarted, what is asked for meanwhile happens later."""
     pods("live", [{"name": "a", "command": IDLE}, {"name": "b", "command": IDLE}])
