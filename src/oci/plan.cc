@@ -46,7 +46,8 @@ Result<> PlanNamespaces(const Spec& spec, Plan* plan) {
     return MakeError(Code::kInvalidArgument, "linux.uidMappings is there, but no user namespace");
   }
   plan->id_maps = spec.id_maps;
-  if (!(plan->clone_flags & CLONE_NEWUTS)) return {};
+  // Also in one that is joined, as runc does: CRI-O leaves to the first container what the pod's is called.
+  if (spec.FindNamespace(CLONE_NEWUTS) == nullptr) return {};
   plan->hostname = spec.hostname;
   plan->domainname = spec.domainname;
   return {};

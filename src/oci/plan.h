@@ -33,7 +33,7 @@ struct Plan {
   bool new_user_namespace = false;
   IdMaps id_maps;  // of the user namespace, new or joined; a joined one's may not be known
 
-  std::string hostname, domainname;  // to be set in a UTS namespace of the container's own
+  std::string hostname, domainname;  // to be set in the container's UTS namespace
 
   // File system, in order.
   std::string root_path;

@@ -14,7 +14,7 @@ Spec PodContainer() {
   spec.process.args = {"/bin/sh"};
   spec.process.cwd = "/srv";
   spec.root_readonly = true;
-  spec.hostname = "ignored: the UTS namespace is the pod's";
+  spec.hostname = "pod";
   spec.namespaces = {{CLONE_NEWNS, ""},
                      {CLONE_NEWPID, ""},
                      {CLONE_NEWCGROUP, ""},
@@ -45,6 +45,7 @@ TEST(Plan, GoldenPodContainer) {
             "join network namespace '/proc/7/ns/net'\n"
             "join ipc namespace '/proc/7/ns/ipc'\n"
             "join uts namespace '/proc/7/ns/uts'\n"
+            "hostname 'pod'\n"
             "propagation rslave\n"
             "root: mount 'overlay' on '/bundle/rootfs' type overlay data lowerdir=/l2:/l1,upperdir=/u,workdir=/w\n"
             "mount proc 'proc' on '/proc' set nosuid,nodev,noexec\n"

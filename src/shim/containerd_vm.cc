@@ -19,6 +19,7 @@
 #include "shim/cgroup_record.h"
 #include "shim/guest_client.h"
 #include "shim/shim_actions.h"
+#include "shim/shim_command.h"
 #include "sys/path.h"
 #include "task/metrics.h"
 #include "task/task_service.h"
@@ -86,7 +87,7 @@ Result<ContainerdVm::Process*> ContainerdVm::FindProcess(const ContainerPtr& con
 }
 
 uint32_t ContainerdVm::PidOf(const Container& container, uint32_t in_guest) const {
-  return sandbox_ && !container.machine ? in_guest : static_cast<uint32_t>(getpid());
+  return sandbox_ && !crio_ && !container.machine ? in_guest : static_cast<uint32_t>(getpid());
 }
 
 void ContainerdVm::Create(const v3::CreateTaskRequest& request, Respond<v3::CreateTaskResponse> respond) {
@@ -118,6 +119,9 @@ void ContainerdVm::Create(const v3::CreateTaskRequest& request, Respond<v3::Crea
 
 Result<VmRequest> ContainerdVm::PlanMachine(const v3::CreateTaskRequest& request) {
   bool systemd = TRY(ReadSystemd(request));
+  // CRI-O says it here, where containerd has said it at the start.
+  std::string settings = TRY(SettingsPathOf(request.options()));
+  if (!settings.empty()) settings_ = TRY(LoadShimSettings(settings));
   std::string config = TRY(sys::ReadFile(request.bundle() + "/config.json", limits::kJsonBytes));
   VmRequest vm = TRY(MakeVmRequest(config, pod_.id(), systemd, settings_, ReadHostFacts(settings_)));
   for (const std::string& file : {settings_.kernel, settings_.initrd}) {
@@ -140,6 +144,7 @@ void ContainerdVm::Boot(const v3::CreateTaskRequest& request, const ContainerPtr
   auto vm = PlanMachine(request);
   if (!vm) return Booted(std::move(vm.error()));
   sandbox_ = container->machine = vm->sandbox;
+  crio_ = vm->crio;
   pod_.Create(request.bundle(), vm->netns_path, vm->options, [this](Result<> created) {
     if (!created) return Booted(std::move(created));
     pod_.Start([this](Result<> started) { Booted(std::move(started)); });

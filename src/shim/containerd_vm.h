@@ -99,13 +99,14 @@ class ContainerdVm {
   }
 
   sys::EventLoop* loop_;
-  const ShimSettings settings_;
+  ShimSettings settings_;
   task::EventSink on_event_;
   VmPod pod_;
   MethodTable guest_;  // pod_'s
   bool booting_ = false;
   std::optional<Result<>> booted_;
   bool sandbox_ = false;  // a container stands for the machine
+  bool crio_ = false;     // VmRequest's
   std::vector<Done> waiting_;
   std::map<std::string, ContainerPtr> containers_;
 };

@@ -105,6 +105,16 @@ Result<ShimCommand> ParseShimCommand(int argc, char** argv) {
   return command;
 }
 
+Result<std::string> SettingsPathOf(const wkt::Any& options) {
+  if (!IsRuntimeOptions(options)) return std::string();
+  runtimeoptions::v1::Options file;
+  if (!file.ParseFromString(options.value())) return MakeError(Code::kInvalidArgument, "the runtime options do not parse");
+  if (!file.config_path().empty() && file.config_path()[0] != '/') {
+    return MakeError(Code::kInvalidArgument, "the runtime option ConfigPath '{}' is no absolute path", file.config_path().substr(0, 256));
+  }
+  return file.config_path();
+}
+
 Result<StartInput> ParseStartInput(const std::string& input, const ShimCommand& command) {
   StartInput start;
   start.debug = command.debug;
@@ -123,14 +133,7 @@ Result<StartInput> ParseStartInput(const std::string& input, const ShimCommand& 
   } else if (!input.empty() && !options.ParseFromString(input)) {
     return MakeError(Code::kInvalidArgument, "the runtime options on stdin do not parse");
   }
-  if (IsRuntimeOptions(options)) {
-    runtimeoptions::v1::Options file;
-    if (!file.ParseFromString(options.value())) return MakeError(Code::kInvalidArgument, "the runtime options on stdin do not parse");
-    start.settings_path = file.config_path();
-    if (!start.settings_path.empty() && start.settings_path[0] != '/') {
-      return MakeError(Code::kInvalidArgument, "the runtime option ConfigPath '{}' is no absolute path", start.settings_path.substr(0, 256));
-    }
-  }
+  start.settings_path = TRY(SettingsPathOf(options));
   if (IsRuncOptions(options)) {
     containerd::runc::v1::Options runc;
     if (!runc.ParseFromString(options.value())) return MakeError(Code::kInvalidArgument, "the runc options on stdin do not parse");

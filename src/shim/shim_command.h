@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/result.h"
+#include "caisson/wkt/wkt.pb.h"
 
 namespace caisson::shim {
 
@@ -28,6 +29,9 @@ struct ShimCommand {
 bool IsShimCommand(int argc, char** argv);
 // Errors: kInvalidArgument naming the flag.
 Result<ShimCommand> ParseShimCommand(int argc, char** argv);
+
+// The file that runtime options (runtimeoptions.v1.Options) name as ConfigPath; empty: none, or they are other options.
+Result<std::string> SettingsPathOf(const wkt::Any& options);
 
 // What containerd writes to the stdin of `start`.
 struct StartInput {

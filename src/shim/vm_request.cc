@@ -17,7 +17,8 @@ namespace caisson::shim {
 namespace {
 
 // Whose value "sandbox" says that it only holds the pod.
-constexpr const char* kKindAnnotations[] = {"io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"};
+constexpr char kCrioAnnotation[] = "io.kubernetes.cri-o.ContainerType";
+constexpr const char* kKindAnnotations[] = {"io.kubernetes.cri.container-type", kCrioAnnotation};
 // The pod's limits as containerd's CRI adds them up; the sandbox's container has none itself.
 constexpr char kMemoryAnnotation[] = "io.kubernetes.cri.sandbox-memory", kQuotaAnnotation[] = "io.kubernetes.cri.sandbox-cpu-quota",
                kPeriodAnnotation[] = "io.kubernetes.cri.sandbox-cpu-period";
@@ -103,6 +104,7 @@ Result<VmRequest> MakeVmRequest(std::string_view config_json, const std::string&
   TRY(CheckNamespaces(spec, group));
   VmRequest request;
   request.sandbox = OnlyHoldsThePod(spec);
+  request.crio = spec.annotations.contains(kCrioAnnotation);
   request.netns_path = spec.FindNamespace(CLONE_NEWNET)->path;
   request.options.set_hostname(spec.hostname.empty() ? host.name : spec.hostname);
   // The namespace of the pod's is there for whichever container wants it.

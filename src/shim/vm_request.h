@@ -17,6 +17,7 @@ namespace caisson::shim {
 // What the machine is made of.
 struct VmRequest {
   bool sandbox = false;  // the container only holds the pod (a pause container): the machine stands for it
+  bool crio = false;     // its containers' pids have to be some of the host's
   std::string netns_path;  // empty: a new network namespace
   pod::v1::SandboxOptions options;
 };

@@ -60,6 +60,9 @@ void FillMemory(const oci::CgroupStats::Memory& stats, cg1::MemoryStat* memory) 
   memory->mutable_usage()->set_max(stats.max_usage);
   memory->mutable_usage()->set_failcnt(stats.fail_count);
   memory->mutable_kernel()->set_usage(stats.kernel);
+  // There even where this kernel counts neither: CRI-O ends with a fault where one is missing.
+  memory->mutable_kernel_tcp();
+  memory->mutable_swap();
   // With swap, as the kernel counts it on v1 (memory.memsw.*).
   if (stats.swap_usage) memory->mutable_swap()->set_usage(stats.usage + *stats.swap_usage);
   if (stats.swap_limit) {

@@ -46,7 +46,7 @@ class Pods:
 
     def container_config(self, command=None, name=None, image=None, **extra):
         name = name or f"c-{uuid.uuid4().hex[:8]}"
-        config = {"metadata": {"name": name, "attempt": 0}, "image": {"image": image or self.image},
+        config = {"metadata": {"name": name, "attempt": 0}, "image": {"image": image or self.image, "user_specified_image": image or self.image},
                   "log_path": f"{name}.log", "linux": {}}
         if command is not None:
             config["command"] = command
