@@ -66,6 +66,8 @@ struct CreateOptions {
   // A listening SOCK_SEQPACKET socket at which the init waits once it is released (Release): whoever connects to it and says
   // so starts the program. Not valid: only the object that made the container starts it.
   UniqueFd gate;
+  // A program that is not there is Create's error, not Start's.
+  bool check_program = false;
   unsigned preserve_fds = 0;        // descriptors 3 to 3 + this - 1 of ours go to the program as they are
   bool new_session_keyring = true;  // session-keyring(7)
   // We are no root: user namespace, if new, with one line of each map at most and no setgroups(2) (user_namespaces(7));

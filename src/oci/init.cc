@@ -278,8 +278,7 @@ Result<Program> PrepareInit(const InitOptions& options, ProcessSpec* process, Pr
   KeptDescriptors kept{options.control, create.gate ? create.gate.get() : -1, create.preserve_fds};
   Program program =
       TRY(BecomeProgram(process, create.stdio, null.Release(), std::move(pty), options.filter, kept, create.die_with_parent));
-  // Who starts it may be told nothing but that it could not: what create can tell it should.
-  if (create.gate) TRY(CheckProgram(program.path));
+  if (create.check_program) TRY(CheckProgram(program.path));
   Ids ids = {process->uid, process->gid};
   ids.insert(ids.end(), process->additional_gids.begin(), process->additional_gids.end());
   TRY(SendReady(options.control, ids));

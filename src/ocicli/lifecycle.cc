@@ -93,6 +93,7 @@ Result<Made> Make(const Context& context, const Flags& flags, const std::string&
   TRY(made.folder.WriteConfig(config));
   TRY(made.folder.Write(made.record));
   options.gate = TRY(made.folder.ListenAtGate());
+  options.check_program = true;  // `start` may be told nothing but that it could not
   made.container = TRY(oci::Container::Create(std::move(options)));
   rollback.Add([&made] { (void)made.container->Delete(kDeadlineMillis); });
   if (terminal && detached) {

@@ -238,3 +238,12 @@ def test_oom_killed(pods):
     assert (status.reason, status.exit_code) == ("OOMKilled", 137)
 
 
+@pytest.mark.skipif(DEFAULT not in ("", "caisson-vm"), reason="other runtimes look for it at their create")
+def test_a_program_that_is_not_there(daemon, pods):
+    """It is the start that fails, as a kubelet expects it: the container tells why."""
+    pod = pods.run_pod(host_network=True)
+    container = pods.create(pod, ["/no/such/program"])
+    with pytest.raises(grpc.RpcError, match="/no/such/program"):
+        daemon.client.StartContainer(container_id=container)
+    status = pods.status(container)
+    assert (status.reason, status.exit_code) == ("StartError", 128) and "/no/such/program" in status.message

@@ -30,6 +30,8 @@ def stage_tests(folder, tests):
     for name in ("test", "proto", "share"):
         shutil.copytree(f"{REPO}/{name}", f"{folder}/repo/{name}", ignore=shutil.ignore_patterns("__pycache__"))
     guest.compile_python(f"{folder}/repo/test")
+    # Those that others import; the guest has the compiler alone.
+    shutil.copytree("/usr/include/google/protobuf", f"{folder}/repo/proto/google/protobuf", ignore=lambda _, names: [name for name in names if not name.endswith(".proto")])
     with open(f"{folder}/build_dir", "w") as f:
         f.write(BUILD)
     with open(f"{folder}/tests", "w") as f:
