@@ -2,10 +2,10 @@
 """The systemd driver, in a guest whose PID 1 is systemd, on cgroup v2 with all controllers."""
 from suite import LONG, OCI, PYTEST, boot
 
-# Of the tests of pods, those that start, measure, stop and lose containers: the others never look at a cgroup.
-PODS = " ".join(f"test/cri/test_pod.py::test_{name}" for name in
-                ("exit_code_reason_and_times", "exec_sync_timeout_kills_the_tree", "stop_container_signal_then_kill",
-                 "remove_is_idempotent_and_forceful", "pid_modes", "stats", "update_resources"))
+# Of the tests of pods, those that start, measure, stop and lose containers: the others never look at a cgroup. Some always.
+SOME = ("exit_code_reason_and_times", "exec_sync_timeout_kills_the_tree", "stats", "update_resources")
+MORE = ("stop_container_signal_then_kill", "remove_is_idempotent_and_forceful", "pid_modes")
+PODS = " ".join(f"test/cri/test_pod.py::test_{name}" for name in SOME + (MORE if LONG else ()))
 RESTARTS = " ".join(f"test/cri/test_restart.py::test_{name}" for name in ("sigkill_finds_everything_again", "companion_killed"))
 COMMANDS = OCI if LONG else "life"  # of caisson-oci
 
