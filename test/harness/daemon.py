@@ -63,14 +63,11 @@ def own_subnet():
 
 
 class Daemon:
-    count = 0
-
     def __init__(self, folder, config="", cni=None, args=(), start=True, env=None, prefix=()):
         """`prefix`: a command that runs the daemon somewhere else, and becomes it."""
-        Daemon.count += 1
         self.folder = str(folder)
-        self.bridge = f"cst{os.getpid() % 10000}-{Daemon.count}"
         self.subnet = own_subnet()
+        self.bridge = "cst{:0>3}-{:0>3}".format(*self.subnet.split(".")[1:3])  # nobody's else, not even one's that was left behind
         self.cni_dir = f"{self.folder}/cni"
         self.root, self.state = f"{self.folder}/root", f"{self.folder}/state"
         self.socket = f"{self.state}/caisson.sock"
