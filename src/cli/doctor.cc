@@ -4,10 +4,10 @@
 
 #include <nlohmann/json.hpp>
 
-#include "base/guest_image.h"
 #include "base/json.h"
 #include "cli/command.h"
 #include "cli/host_checks.h"
+#include "sys/guest_image.h"
 
 namespace caisson::cli {
 
@@ -81,7 +81,7 @@ ByName GuestImages(const Status& status) {
     auto initrd = key.starts_with(kKernel) ? status->info().find("guestInitrd/" + key.substr(kKernel.size())) : status->info().end();
     if (initrd == status->info().end()) continue;
     std::string name = fmt::format("guest image ({})", key.substr(kKernel.size()));
-    auto verified = VerifyGuestImage(kernel, initrd->second, CAISSON_VERSION);
+    auto verified = sys::VerifyGuestImage(kernel, initrd->second, CAISSON_VERSION);
     if (!verified) checks[name] = {Verdict::kFail, name, verified.error().message, "apt-get install --reinstall caisson-guest, or tools/build-guest"};
     else checks[name] = {Verdict::kOk, name, verified->empty() ? fmt::format("'{}', of your own: it has no manifest", kernel) : *verified, ""};
   }

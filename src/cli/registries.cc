@@ -236,7 +236,6 @@ Registries ContainerdRegistries(const std::vector<Setting>& settings, std::vecto
   }
   for (auto& [name, registry] : registries) {
     for (RegistryEndpoint& mirror : registry.mirrors) mirror.tls = configs.For(AuthorityOf(mirror.url));
-    registry.tls = configs.For(name);
   }
   for (const std::string& host : configs.Hosts()) {
     const std::string name = host == "registry-1.docker.io" ? "docker.io" : host;

@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <thread>
 
-#include "base/guest_image.h"
 #include "base/log.h"
 #include "base/strings.h"
 #include "cri/container_spec.h"
@@ -16,6 +15,7 @@
 #include "cri/shim_client.h"
 #include "cri/user_namespace.h"
 #include "cri/version.h"
+#include "sys/guest_image.h"
 #include "sys/path.h"
 
 namespace caisson::cri {
@@ -76,7 +76,7 @@ Result<> CheckVmHandler(const std::string& name, const HandlerConfig& handler) {
     return MakeError(Code::kFailedPrecondition, "handler '{}' runs pods in VMs and needs the file '{}', which is not there (package caisson-guest)",
                      name, path);
   }
-  TRY(CheckGuestImage(handler.kernel, handler.initrd, kVersion));
+  TRY(sys::CheckGuestImage(handler.kernel, handler.initrd, kVersion));
   if (handler.vmm_path.empty() || access(handler.vmm_path.c_str(), X_OK) == 0) return {};
   return ErrnoError("the VMM '{}' of handler '{}'", handler.vmm_path, name);
 }

@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "base/clock.h"
-#include "base/guest_image.h"
 #include "base/id.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -20,6 +19,7 @@
 #include "shim/guest_client.h"
 #include "shim/shim_actions.h"
 #include "shim/shim_command.h"
+#include "sys/guest_image.h"
 #include "sys/path.h"
 #include "task/metrics.h"
 #include "task/task_service.h"
@@ -127,7 +127,7 @@ Result<VmRequest> ContainerdVm::PlanMachine(const v3::CreateTaskRequest& request
   for (const std::string& file : {settings_.kernel, settings_.initrd}) {
     if (access(file.c_str(), R_OK) != 0) return ErrnoError("a pod that is a virtual machine needs the file '{}' (package caisson-guest, or the settings of the shim)", file);
   }
-  TRY(CheckGuestImage(settings_.kernel, settings_.initrd, CAISSON_VERSION));
+  TRY(sys::CheckGuestImage(settings_.kernel, settings_.initrd, CAISSON_VERSION));
   if (!vm.netns_path.empty()) return vm;
   // One of its own, as for any container: its interfaces, if it is to have some, come too late for the guest.
   if (unshare(CLONE_NEWNET) != 0) return ErrnoError("make the pod's network namespace");

@@ -9,7 +9,7 @@
 
 #include "base/result.h"
 
-namespace caisson {
+namespace caisson::sys {
 
 // Whether kernel and initramfs are whole and made for `version` as far as their sizes tell; for each pod, so they are not read.
 // kFailedPrecondition naming the folder, and what to do.
@@ -17,4 +17,4 @@ Result<> CheckGuestImage(const std::string& kernel, const std::string& initrd, c
 // The same, and their bytes are read: hundreds of milliseconds. Gives a line about the image, for people; empty: there is no manifest.
 Result<std::string> VerifyGuestImage(const std::string& kernel, const std::string& initrd, const std::string& version);
 
-}  // namespace caisson
+}  // namespace caisson::sys

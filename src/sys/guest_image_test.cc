@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "base/guest_image.h"
+#include "sys/guest_image.h"
 
 #include <stdlib.h>
 
@@ -11,7 +11,7 @@
 #include "base/sha256.h"
 #include "base/strings.h"
 
-namespace caisson {
+namespace caisson::sys {
 namespace {
 
 using testing::HasSubstr;
@@ -82,4 +82,4 @@ TEST_F(GuestImage, AManifestThatIsNoneIsRefused) {
 }
 
 }  // namespace
-}  // namespace caisson
+}  // namespace caisson::sys

@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "base/guest_image.h"
+#include "sys/guest_image.h"
 
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <optional>
 
 #include <nlohmann/json.hpp>
@@ -12,8 +10,9 @@
 #include "base/limits.h"
 #include "base/sha256.h"
 #include "base/strings.h"
+#include "sys/path.h"
 
-namespace caisson {
+namespace caisson::sys {
 namespace {
 
 constexpr const char* kRemedy = "install the package caisson-guest of the same version, or run tools/build-guest";
@@ -28,18 +27,6 @@ struct GuestManifest {
   std::string version, kernel_version, kernel_kind;
   GuestFile kernel, initrd;
 };
-
-Result<std::string> ReadWhole(const std::string& path, uint64_t max_bytes) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text;
-  char buffer[64 << 10];
-  while (file.read(buffer, sizeof buffer) || file.gcount() > 0) {
-    text.append(buffer, static_cast<size_t>(file.gcount()));
-    if (text.size() > max_bytes) return MakeError(Code::kResourceExhausted, "'{}' is longer than {} bytes", path, max_bytes);
-  }
-  if (!file.eof()) return MakeError(Code::kUnavailable, "'{}' cannot be read", path);
-  return text;
-}
 
 // Nothing: `path` is not the file that `manifest` names so.
 std::optional<GuestFile> FileIn(const Json& manifest, const char* name, const std::string& path) {
@@ -60,7 +47,7 @@ Result<std::optional<GuestManifest>> ReadManifest(const std::string& kernel, con
   std::filesystem::path folder = std::filesystem::path(initrd).parent_path(), path = folder / "manifest.json";
   std::error_code error;
   if (std::filesystem::path(kernel).parent_path() != folder || !std::filesystem::exists(path, error)) return std::nullopt;
-  auto parsed = ParseJson(TRY(ReadWhole(path, limits::kConfigFileBytes)));
+  auto parsed = ParseJson(TRY(ReadFile(path, limits::kConfigFileBytes)));
   if (!parsed || !parsed->is_object()) return MakeError(Code::kFailedPrecondition, "'{}' is no manifest: {}", path.string(), kRemedy);
   auto kernel_file = FileIn(*parsed, "kernel", kernel), initrd_file = FileIn(*parsed, "initramfs", initrd);
   if (!kernel_file || !initrd_file) return std::nullopt;  // of other files in the same folder
@@ -93,10 +80,10 @@ Result<std::string> VerifyGuestImage(const std::string& kernel, const std::strin
   if (!manifest) return std::string();
   TRY(CheckManifest(*manifest, version));
   for (const GuestFile& file : {manifest->kernel, manifest->initrd}) {
-    std::string found = HexEncode(Sha256(TRY(ReadWhole(file.path, file.bytes))));
+    std::string found = HexEncode(Sha256(TRY(ReadFile(file.path, file.bytes))));
     if (found != file.sha256) return MakeError(Code::kFailedPrecondition, "'{}' is not what was built (SHA-256 {}, its manifest says {}): {}", file.path, found, file.sha256, kRemedy);
   }
   return fmt::format("version {}, kernel {} ({})", manifest->version, manifest->kernel_version, manifest->kernel_kind);
 }
 
-}  // namespace caisson
+}  // namespace caisson::sys
