@@ -15,11 +15,11 @@ DEADLINE = int(os.environ.get("CAISSON_GUEST_SECONDS", "1000"))
 PACKAGES = ["base-files", "bash", "dash", "coreutils", "grep", "sed", "findutils", "hostname", "util-linux", "mount", "procps", "kmod",
             "systemd", "iproute2", "iptables", "containernetworking-plugins", "busybox-static", "docker-registry", "openssl",
             "criu", "python3", "python3-pytest", "python3-grpcio", "python3-protobuf", "protobuf-compiler"]
-BINARIES = ["bin/caissond", "bin/containerd-shim-caisson-v2", "bin/caisson", "bin/caisson-oci", "src/oci/oci_root_test", "src/shim/shim_root_test", "src/shim/shim_test"]
+BINARIES = ["bin/caissond", "bin/containerd-shim-caisson-v2", "bin/caisson", "bin/caisson-oci", "src/oci/oci_root_test", "src/shim/shim_root_test"]
 PYTEST = "/usr/bin/python3 -m pytest -q --tb=short --color=no --durations=5 -p no:cacheprovider"
 # Of the tests of caisson-oci those that look at cgroups; some always, the others with tools/check --long.
 LONG = bool(os.environ.get("CAISSON_LONG_TESTS"))
-OCI = "life or pause or update or memory or cgroup_path" if LONG else "life or pause or memory"
+OCI = "life or pause or update or memory or cgroup_path" if LONG else "life or memory"
 
 
 def stage_tests(folder, tests):
