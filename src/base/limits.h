@@ -61,6 +61,7 @@ inline constexpr size_t kStreamConnections = 1024;          // clients of the st
 inline constexpr size_t kStreamNewConnections = 128;        // of these without a valid token yet; the oldest gives way
 inline constexpr size_t kStreamPodSessions = 256;           // execs and attachments of one pod at once
 inline constexpr int64_t kForwardConnectMillis = 10'000;    // until a port of a pod has accepted
+inline constexpr size_t kLocalForwards = 256;               // connections to localhost of a VM pod's network namespace that are forwarded at once
 inline constexpr size_t kEvents = 1000;                     // container events that wait for a client, or for the next one
 inline constexpr size_t kEventClients = 16;                 // clients of GetContainerEvents at once
 inline constexpr size_t kStreamTokens = 1000;               // streaming URLs given out and not used yet

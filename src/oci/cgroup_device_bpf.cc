@@ -2,42 +2,28 @@
 #include "oci/cgroup_device_bpf.h"
 
 #include <fcntl.h>
-#include <linux/bpf.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include <cstring>
 
 #include "base/unique_fd.h"
 
 namespace caisson::oci {
 namespace {
 
+using sys::Bpf;
+using sys::LoadBpf;
+using sys::MakeBpf;
+
 constexpr size_t kMaxRules = 4000;
 constexpr int kMaxPrograms = 64;  // BPF_CGROUP_MAX_PROGS
 
-BpfInstruction Make(uint8_t code, uint8_t dst, uint8_t src, int16_t off, int32_t imm) {
-  bpf_insn insn{};
-  insn.code = code;
-  insn.dst_reg = dst & 0xf;
-  insn.src_reg = src & 0xf;
-  insn.off = off;
-  insn.imm = imm;
-  BpfInstruction out;
-  static_assert(sizeof out == sizeof insn);
-  memcpy(&out, &insn, sizeof out);
-  return out;
-}
-
-BpfInstruction Load32(uint8_t dst, int16_t off) { return Make(BPF_LDX | BPF_MEM | BPF_W, dst, BPF_REG_1, off, 0); }
-BpfInstruction Alu(uint8_t op, uint8_t dst, int32_t imm) { return Make(BPF_ALU | op | BPF_K, dst, 0, 0, imm); }
-BpfInstruction Copy(uint8_t dst, uint8_t src) { return Make(BPF_ALU | BPF_MOV | BPF_X, dst, src, 0, 0); }
+BpfInstruction Load32(uint8_t dst, int16_t off) { return MakeBpf(BPF_LDX | BPF_MEM | BPF_W, dst, BPF_REG_1, off, 0); }
+BpfInstruction Alu(uint8_t op, uint8_t dst, int32_t imm) { return MakeBpf(BPF_ALU | op | BPF_K, dst, 0, 0, imm); }
+BpfInstruction Copy(uint8_t dst, uint8_t src) { return MakeBpf(BPF_ALU | BPF_MOV | BPF_X, dst, src, 0, 0); }
 BpfInstruction JumpNotEqual(uint8_t reg, int32_t imm, size_t over) {
-  return Make(BPF_JMP | BPF_JNE | BPF_K, reg, 0, static_cast<int16_t>(over), imm);
+  return MakeBpf(BPF_JMP | BPF_JNE | BPF_K, reg, 0, static_cast<int16_t>(over), imm);
 }
 void Return(int32_t value, std::vector<BpfInstruction>* out) {
   out->push_back(Alu(BPF_MOV, BPF_REG_0, value));
-  out->push_back(Make(BPF_JMP | BPF_EXIT, 0, 0, 0, 0));
+  out->push_back(MakeBpf(BPF_JMP | BPF_EXIT, 0, 0, 0, 0));
 }
 
 // Registers: 2 type, 3 access bits not decided yet, 4 major, 5 minor, 6 scratch.
@@ -57,7 +43,7 @@ Result<std::vector<BpfInstruction>> CompileRule(const Resources::DeviceRule& rul
   } else {
     verdict.push_back(Copy(BPF_REG_6, BPF_REG_3));
     verdict.push_back(Alu(BPF_AND, BPF_REG_6, access));
-    verdict.push_back(Make(BPF_JMP | BPF_JEQ | BPF_K, BPF_REG_6, 0, 2, 0));
+    verdict.push_back(MakeBpf(BPF_JMP | BPF_JEQ | BPF_K, BPF_REG_6, 0, 2, 0));
     Return(0, &verdict);
   }
   std::vector<std::pair<uint8_t, int32_t>> conditions;
@@ -76,29 +62,6 @@ Result<std::vector<BpfInstruction>> CompileRule(const Resources::DeviceRule& rul
   }
   out.insert(out.end(), verdict.begin(), verdict.end());
   return out;
-}
-
-int Bpf(int command, bpf_attr* attr) { return static_cast<int>(syscall(SYS_bpf, command, attr, sizeof *attr)); }
-
-Result<UniqueFd> LoadProgram(const std::vector<BpfInstruction>& program) {
-  std::string log(16384, '\0');
-  bpf_attr attr{};
-  attr.prog_type = BPF_PROG_TYPE_CGROUP_DEVICE;
-  attr.insns = reinterpret_cast<uint64_t>(program.data());
-  attr.insn_cnt = static_cast<uint32_t>(program.size());
-  attr.license = reinterpret_cast<uint64_t>("Apache-2.0");
-  UniqueFd fd(Bpf(BPF_PROG_LOAD, &attr));
-  if (fd) return fd;
-  int err = errno;
-  // Once more with a log, which costs time and is wanted only when something is wrong.
-  attr.log_level = 1;
-  attr.log_buf = reinterpret_cast<uint64_t>(log.data());
-  attr.log_size = static_cast<uint32_t>(log.size());
-  fd = UniqueFd(Bpf(BPF_PROG_LOAD, &attr));
-  if (fd) return fd;
-  log.resize(strlen(log.c_str()));
-  if (log.size() > 200) log.erase(0, log.size() - 200);
-  return SysError(err, fmt::format("load device program ({})", log));
 }
 
 }  // namespace
@@ -134,7 +97,7 @@ Result<> AttachDeviceProgram(const std::string& dir, const std::vector<BpfInstru
   query.query.prog_cnt = kMaxPrograms;
   if (Bpf(BPF_PROG_QUERY, &query) != 0) return ErrnoError("ask for the device programs of '{}'", dir);
 
-  UniqueFd loaded = TRY(LoadProgram(program));
+  UniqueFd loaded = TRY(LoadBpf(BPF_PROG_TYPE_CGROUP_DEVICE, 0, program, "device"));
   bpf_attr attach{};
   attach.target_fd = static_cast<uint32_t>(group.get());
   attach.attach_bpf_fd = static_cast<uint32_t>(loaded.get());

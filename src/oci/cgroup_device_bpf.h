@@ -4,17 +4,16 @@
 // each mknod and open of a device (cgroup-v2.rst, "Device controller"; bpf(2)).
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "oci/cgroup.h"
+#include "sys/bpf.h"
 
 namespace caisson::oci {
 
-// One eBPF instruction (struct bpf_insn), eight bytes.
-using BpfInstruction = uint64_t;
+using sys::BpfInstruction;
 
 // The program for `rules`: of the rules that match a device the last one decides on each of its access bits; what no
 // rule names is denied. Errors: kInvalidArgument for a bad rule; kResourceExhausted for more than 4000 of them.

@@ -2,12 +2,14 @@
 #include "shim/guest_forward.h"
 
 #include <fcntl.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <utility>
 
 #include "base/limits.h"
+#include "base/log.h"
 #include "caisson/guest/v1/guest.pb.h"
 #include "sys/socket.h"
 
@@ -25,23 +27,57 @@ struct GuestForwards::Forward {
 
 void GuestForwards::Start(const pod::v1::ForwardRequest& request, Done done) {
   int64_t deadline = request.deadline_millis() > 0 ? request.deadline_millis() : limits::kForwardConnectMillis;
+  Dial(request.port(), deadline, [path = request.socket_path()] { return sys::ConnectUnix(path); }, [done](Result<> connected) {
+    if (!connected) return done(std::move(connected.error()));
+    done(pod::v1::ForwardResponse());
+  });
+}
+
+void GuestForwards::Dial(uint32_t port, int64_t deadline_millis, Socket other_end, std::function<void(Result<>)> done) {
   std::string id = fmt::format("forward-{}", ++count_);
   guest::v1::DialRequest dial;
   dial.set_id(id);
-  dial.set_port(request.port());
-  dial.set_deadline_millis(deadline);
-  client_->Call<guest::v1::DialResponse>(guest_service::kGuest, "Dial", dial, deadline + kGraceMillis,
-                                         [this, id, path = request.socket_path(), done](Result<guest::v1::DialResponse> dialed) {
+  dial.set_port(port);
+  dial.set_deadline_millis(deadline_millis);
+  client_->Call<guest::v1::DialResponse>(guest_service::kGuest, "Dial", dial, deadline_millis + kGraceMillis,
+                                         [this, id, other_end = std::move(other_end), done = std::move(done)](Result<guest::v1::DialResponse> dialed) {
                                            if (!dialed) return done(std::move(dialed.error()));
-                                           auto connected = Connect(id, path);
-                                           if (connected) return done(pod::v1::ForwardResponse());
-                                           End(id);
-                                           done(std::move(connected.error()));
+                                           auto other = other_end();
+                                           auto connected = other ? Connect(id, std::move(*other)) : Result<>(std::move(other.error()));
+                                           if (!connected) End(id);
+                                           done(std::move(connected));
                                          });
 }
 
-Result<> GuestForwards::Connect(const std::string& id, const std::string& socket_path) {
-  UniqueFd socket = TRY(sys::ConnectUnix(socket_path));
+Result<> GuestForwards::Listen() {
+  local_ = TRY(net::ListenOnAnyPort());
+  return loop_->Watch(local_->listener.get(), EPOLLIN, [this](uint32_t) { Accept(); });
+}
+
+void GuestForwards::StopListening() {
+  if (local_) loop_->Unwatch(local_->listener.get());
+  local_.reset();
+}
+
+void GuestForwards::Accept() {
+  auto accepted = net::AcceptAny(*local_);
+  if (!accepted && accepted.error().code == Code::kUnavailable) return;
+  if (!accepted) {
+    // It would be told of again and again.
+    log::Error("ports are not forwarded by localhost any more: {}", accepted.error().message);
+    return StopListening();
+  }
+  // Who is refused hears of it: the connection ends.
+  if (forwards_.size() + dialling_ >= limits::kLocalForwards) return log::Warn("port {}: {} connections are forwarded already", accepted->port, limits::kLocalForwards);
+  ++dialling_;
+  auto socket = std::make_shared<UniqueFd>(std::move(accepted->socket));
+  Dial(accepted->port, limits::kForwardConnectMillis, [socket]() -> Result<UniqueFd> { return std::move(*socket); }, [this](Result<> connected) {
+    --dialling_;
+    if (!connected) log::Debug("forward a connection to localhost: {}", connected.error().message);
+  });
+}
+
+Result<> GuestForwards::Connect(const std::string& id, UniqueFd socket) {
   auto forward = std::make_shared<Forward>();
   UniqueFd reader(fcntl(socket.get(), F_DUPFD_CLOEXEC, 3)), writer(fcntl(socket.get(), F_DUPFD_CLOEXEC, 3));
   if (!reader || !writer) return ErrnoError("duplicate a socket");

@@ -420,6 +420,7 @@ void GuestTasks::OnWaited(const ContainerPtr& container, const ProcessPtr& proce
 void GuestTasks::OnVmEnd() {
   vm_ = nullptr;
   files_.End();
+  forwards_.StopListening();
   for (auto& end : std::exchange(lost_, {})) end();
 }
 

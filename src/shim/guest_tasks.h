@@ -51,6 +51,8 @@ class GuestTasks {
   using Adapt = std::function<Result<std::string>(const std::string& config_json)>;
   // The containers are containerd's; `containerd_namespace` is for log programs.
   void ForContainerd(std::string containerd_namespace, Adapt adapt) { containerd_namespace_ = std::move(containerd_namespace), adapt_ = std::move(adapt); }
+  // The guest is this pod: what containerd, if the containers are its, dials in our network namespace is led into it.
+  Result<> OnReady() { return adapt_ ? forwards_.Listen() : Result<>(); }
 
  private:
   struct Creation;

@@ -291,6 +291,8 @@ void VmPod::SendConfiguration() {
     state_ = State::kReady;
     auto clock = clock_.Start();
     if (!clock) log::Warn("pod {}: {}", id(), clock.error().message);
+    auto ready = tasks_.OnReady();
+    if (!ready) log::Warn("pod {}: its ports cannot be forwarded: {}", id(), ready.error().message);
     FinishStart({});
   });
 }

@@ -15,6 +15,7 @@ from harness.containerd import PROGRAMS, Containerd, check_log_uris, own_contain
 from harness.handler import GUEST, missing_for_vms
 from harness.pods import Pods
 from harness.registry import wait_for
+from harness.streams import Forward
 from harness.vm import BOOT_SECONDS
 
 pytestmark = [pytest.mark.skipif(not os.path.exists(f"{PROGRAMS}/containerd"), reason="no containerd here: install Debian's containerd"),
@@ -266,6 +267,40 @@ def test_pod_of_two_containers_is_one_machine(containerd, pods):
     assert pods.exec(two, ["echo", "still"]) == (0, "still\n", "")
     pods.client.StopPodSandbox(pod_sandbox_id=pod[0])
     assert ended(vmm) and pods.status(two).exit_code == 137
+
+
+def forwarded(pods, pod, port, data, size):
+    """What comes back until there is `size` of it or the connection ends."""
+    forward = Forward(pods.client.PortForward(pod_sandbox_id=pod[0], port=[port]).url)
+    try:
+        if data:
+            forward.write(data)
+        forward.until(lambda f: f.got[1] or len(f.got[0]) >= size)
+        return bytes(forward.got[0])
+    finally:
+        forward.vanish()
+
+
+def test_ports_of_localhost_are_forwarded_into_the_machine(containerd, pods):
+    """containerd dials localhost in the pod's network namespace."""
+    pod = pods.run_pod(handler="vm")
+    one = pods.start(pod, ["sh", "-c", "nc -ll -p 4711 -e cat & nc -ll -p 4712 -e echo local & wait"])
+    big = os.urandom(1 << 20)
+    wait_for("the port answers", lambda: forwarded(pods, pod, 4711, b"word", 4) == b"word", 60)
+    assert forwarded(pods, pod, 4711, big, len(big)) == big
+    wait_for("the other answers", lambda: forwarded(pods, pod, 4712, b"", 6) == b"local\n", 60)
+    # Nobody listens: the connection ends, and the next is as good as ever.
+    assert forwarded(pods, pod, 4713, b"", 1) == b""
+    assert forwarded(pods, pod, 4711, b"word", 4) == b"word"
+    # What is forwarded does not hold up the machine's end.
+    companion, = containerd.companions()
+    forward = Forward(pods.client.PortForward(pod_sandbox_id=pod[0], port=[4711]).url)
+    forward.write(b"x")
+    forward.until(lambda f: f.got[0])
+    pods.remove_all()
+    forward.until(lambda f: False)
+    wait_for("the companion has ended", lambda: ended(companion))
+    assert one not in containerd.tasks()
 
 
 def test_processes_of_the_pod_and_of_one_container(pods):

@@ -30,7 +30,7 @@ ARROWS = {
     "cli": {"sys", "ttrpc", "oci", "proto-lite", "proto-cri", "grpc"},
 }
 # Of net the companion may use only these.
-SHIM_NET = {"net/tap.h", "net/tc.h"}
+SHIM_NET = {"net/any_port.h", "net/tap.h", "net/tc.h"}
 INCLUDE = re.compile(r'^\s*#\s*include\s+([<"])([^">]+)[">]')
 MAX_FILE_LINES = 800
 MAX_FUNCTION_LINES = 70
