@@ -455,7 +455,10 @@ void GuestTasks::Start(const v3::StartRequest& request, Respond<v3::StartRespons
   client_->Call<v3::StartResponse>(guest_service::kTask, "Start", request, GuestClient::kTimeoutMillis,
                                    [this, container = *container, process = *process, respond](Result<v3::StartResponse> started) {
                                      if (!started) {
-                                       if (!process->exec_id.empty()) process->StopStdio();
+                                       if (!process->exec_id.empty() && !process->started) {
+                                         process->StopStdio();
+                                         Watch(container, process);  // who waits for it already hears of its end: the guest counts it as ended
+                                       }
                                        return respond(std::move(started));
                                      }
                                      process->started = true;

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 
+import grpc
 import pytest
 
 from harness.containerd import PROGRAMS, Containerd, check_log_uris, own_containerd
@@ -324,6 +325,15 @@ def test_processes_of_the_pod_and_of_one_container(pods):
     assert "sleep 4713" in listed and "sleep 4714" in listed and "sleep 4711" not in listed, listed
     status, _ = pods.run(pod, ["sh", "-c", "exit 3"])
     assert status.exit_code == 3
+
+
+def test_an_exec_that_cannot_start_is_told_at_once(pods):
+    pod = pods.run_pod(handler="vm")
+    one = pods.start(pod, ["sleep", "1000"])
+    with pytest.raises(grpc.RpcError) as error:
+        pods.exec(one, ["no-such-program"])
+    assert "no-such-program" in error.value.details(), error.value
+    assert pods.exec(one, ["echo", "next"]) == (0, "next\n", "")
 
 
 def test_out_of_memory_in_the_guest_is_told(pods):
