@@ -56,6 +56,13 @@ HostFacts ReadHostFacts(const ShimSettings& settings) {
   return host;
 }
 
+Result<> CheckImage(const ShimSettings& settings) {
+  for (const std::string& file : {settings.kernel, settings.initrd}) {
+    if (access(file.c_str(), R_OK) != 0) return ErrnoError("a pod that is a virtual machine needs the file '{}' (package caisson-guest, or the settings of the shim)", file);
+  }
+  return sys::CheckGuestImage(settings.kernel, settings.initrd, CAISSON_VERSION);
+}
+
 std::vector<oci::RootfsMount> RootfsOf(const v3::CreateTaskRequest& request) {
   std::vector<oci::RootfsMount> mounts;
   for (const auto& mount : request.rootfs()) mounts.push_back({mount.type(), mount.source(), {mount.options().begin(), mount.options().end()}});
@@ -70,7 +77,7 @@ ContainerdVm::ContainerdVm(std::string id, std::string containerd_namespace, sys
     : loop_(loop), settings_(std::move(settings)), on_event_(std::move(on_event)), pod_(std::move(id), loop, [this] { OnMachineEnd(kSignalStatus + SIGKILL); }) {
   pod_.ForContainerd(std::move(containerd_namespace), [this](const std::string& config) {
     return AdaptConfig(config, {pod_.id(), static_cast<uint32_t>(getpid()), static_cast<uint32_t>(pod_.SandboxPid()), sandbox_});
-  });
+  }, [this](const wkt::Any& any) { return PlanSandbox(any); });
 }
 
 Result<ContainerdVm::ContainerPtr> ContainerdVm::Find(const std::string& id) {
@@ -124,15 +131,22 @@ Result<VmRequest> ContainerdVm::PlanMachine(const v3::CreateTaskRequest& request
   if (!settings.empty()) settings_ = TRY(LoadShimSettings(settings));
   std::string config = TRY(sys::ReadFile(request.bundle() + "/config.json", limits::kJsonBytes));
   VmRequest vm = TRY(MakeVmRequest(config, pod_.id(), systemd, settings_, ReadHostFacts(settings_)));
-  for (const std::string& file : {settings_.kernel, settings_.initrd}) {
-    if (access(file.c_str(), R_OK) != 0) return ErrnoError("a pod that is a virtual machine needs the file '{}' (package caisson-guest, or the settings of the shim)", file);
-  }
-  TRY(sys::CheckGuestImage(settings_.kernel, settings_.initrd, CAISSON_VERSION));
+  TRY(CheckImage(settings_));
   if (!vm.netns_path.empty()) return vm;
   // One of its own, as for any container: its interfaces, if it is to have some, come too late for the guest.
   if (unshare(CLONE_NEWNET) != 0) return ErrnoError("make the pod's network namespace");
   vm.netns_path = "/proc/self/ns/net";
   return vm;
+}
+
+Result<pod::v1::SandboxOptions> ContainerdVm::PlanSandbox(const wkt::Any& any) {
+  auto options = TRY(ReadSandboxOptions(any));
+  pod::v1::PodConfig config;
+  if (!any.type_url().ends_with(kPodConfigType) || !config.ParseFromString(any.value())) return MakeError(Code::kInvalidArgument, "its options are no {}", kPodConfigType);
+  TRY(CheckImage(settings_));
+  TRY(CompleteOptions(config, pod_.id(), settings_, ReadHostFacts(settings_), &options));
+  sandbox_ = by_service_ = true;
+  return options;
 }
 
 void ContainerdVm::Boot(const v3::CreateTaskRequest& request, const ContainerPtr& container, Done done) {

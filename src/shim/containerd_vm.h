@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // ContainerdVm: a pod that is a virtual machine, for containerd or CRI-O, which know nothing of such: the Task services (versions 2 and 3)
-// with what those clients expect beside the containers of VmPod. The first container makes the machine (vm_request.h). If that one only
+// with what those clients expect beside the containers of VmPod. The Sandbox service makes the machine, or the first container does (vm_request.h). If that one only
 // holds the pod (a pause container) nothing runs in its place: the machine stands for it, whose end is its end; and ending it ends the
 // machine. Else the machine ends with the last container's removal. It tells of events, and leaves in the bundles what `delete` has to know.
 //
@@ -74,6 +74,8 @@ class ContainerdVm {
   // Once: the machine, of the first container's configuration. Who comes meanwhile waits.
   void Boot(const containerd::task::v3::CreateTaskRequest& request, const ContainerPtr& container, Done done);
   Result<VmRequest> PlanMachine(const containerd::task::v3::CreateTaskRequest& request);
+  // Of a client that makes the sandbox by its own service.
+  Result<pod::v1::SandboxOptions> PlanSandbox(const wkt::Any& any);
   void Booted(Result<> result);
   void Created(const ContainerPtr& container, const containerd::task::v3::CreateTaskRequest& request, uint32_t pid, const Respond<containerd::task::v3::CreateTaskResponse>& respond);
   void Start(const containerd::task::v3::StartRequest& request, Respond<containerd::task::v3::StartResponse> respond);
@@ -105,7 +107,8 @@ class ContainerdVm {
   MethodTable guest_;  // pod_'s
   bool booting_ = false;
   std::optional<Result<>> booted_;
-  bool sandbox_ = false;  // a container stands for the machine
+  bool sandbox_ = false;  // a container stands for the machine, or none does:
+  bool by_service_ = false;  // it is the Sandbox service's
   bool crio_ = false;     // VmRequest's
   std::vector<Done> waiting_;
   std::map<std::string, ContainerPtr> containers_;

@@ -35,7 +35,8 @@ void ContainerdVm::RegisterTask(ttrpc::Server* server, const char* service, cons
     respond(std::move(response));
   });
   AddMethod<v3::ShutdownRequest, wkt::Empty>(server, service, "Shutdown", [this, on_shutdown](const auto& request, auto respond) {
-    bool end = request.now() || containers_.empty();
+    // A sandbox ends by its own service: it may well be without containers for a while.
+    bool end = !(by_service_ && pod_.active()) && (request.now() || containers_.empty());
     respond(wkt::Empty());
     if (end) on_shutdown();
   });

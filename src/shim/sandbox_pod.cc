@@ -50,6 +50,8 @@ Result<> SandboxPod::CheckFresh() const {
   return {};
 }
 
+Result<pod::v1::SandboxOptions> SandboxPod::ReadOptions(const wkt::Any& any) { return ReadSandboxOptions(any); }
+
 void SandboxPod::SetStopped() {
   state_ = State::kStopped;
   exited_at_nanos_ = NowNanos();
@@ -81,7 +83,7 @@ Result<pod::v1::SandboxOptions> ReadSandboxOptions(const wkt::Any& any) {
 
 void RegisterSandboxService(ttrpc::Server* server, SandboxPod* pod, std::function<void()> on_shutdown) {
   Add<v1::CreateSandboxRequest, v1::CreateSandboxResponse>(server, "CreateSandbox", [pod](const auto& request, auto respond) {
-    auto options = ReadSandboxOptions(request.options());
+    auto options = pod->ReadOptions(request.options());
     if (!options) return respond(std::move(options.error()).Within(fmt::format("pod sandbox '{}'", pod->id())));
     pod->Create(request.bundle_path(), request.netns_path(), *options, [respond](Result<> created) {
       if (!created) return respond(std::move(created.error()));
@@ -92,7 +94,7 @@ void RegisterSandboxService(ttrpc::Server* server, SandboxPod* pod, std::functio
     pod->Start([pod, respond](Result<> started) {
       if (!started) return respond(std::move(started.error()));
       v1::StartSandboxResponse response;
-      response.set_pid(static_cast<uint32_t>(pod->SandboxPid()));
+      response.set_pid(static_cast<uint32_t>(pod->ToldPid()));
       task::SetTime(pod->created_at_nanos_, response.mutable_created_at());
       respond(std::move(response));
     });
@@ -120,7 +122,7 @@ void RegisterSandboxService(ttrpc::Server* server, SandboxPod* pod, std::functio
   Add<v1::SandboxStatusRequest, v1::SandboxStatusResponse>(server, "SandboxStatus", [pod](const auto&, auto respond) {
     v1::SandboxStatusResponse response;
     response.set_sandbox_id(pod->id());
-    response.set_pid(static_cast<uint32_t>(pod->SandboxPid()));
+    response.set_pid(static_cast<uint32_t>(pod->ToldPid()));
     // containerd's words (its sandbox controller compares them).
     response.set_state(pod->state_ == SandboxPod::State::kReady ? "SANDBOX_READY" : "SANDBOX_NOTREADY");
     for (auto& [key, value] : pod->Info()) (*response.mutable_info())[key] = std::move(value);

@@ -43,6 +43,10 @@ class SandboxPod {
   virtual Result<> Stop(int64_t deadline_millis) = 0;
   // What /proc/<pid>/ns/pid of a container that shares the pod's PID namespace is made of.
   virtual int SandboxPid() const = 0;
+  // What the client is told of: SandboxPid, if that is a process of the host's.
+  virtual int ToldPid() const { return SandboxPid(); }
+  // What CreateSandboxRequest.options asks for.
+  virtual Result<pod::v1::SandboxOptions> ReadOptions(const wkt::Any& any);
   // For SandboxStatus.
   virtual std::map<std::string, std::string> Info() const { return {}; }
 
@@ -65,7 +69,7 @@ class SandboxPod {
   std::vector<std::function<void()>> waiters_;
 };
 
-// What CreateSandboxRequest.options asks for. kUnimplemented for what only caissond's own options can say.
+// Of CreateSandboxRequest.options, either type. kUnimplemented for what only caissond's own options can say.
 Result<pod::v1::SandboxOptions> ReadSandboxOptions(const wkt::Any& any);
 
 // Before the server listens. The pod outlives the server; `on_shutdown` runs when the answer to Shutdown is on its way.

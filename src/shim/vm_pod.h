@@ -50,8 +50,11 @@ class VmPod : public SandboxPod {
   void Start(Done done) override;
   Result<> Stop(int64_t deadline_millis) override { return End("the pod has been stopped", deadline_millis); }
   int SandboxPid() const override { return sandbox_pid_; }
-  // Before the first container (guest_tasks.h).
-  void ForContainerd(std::string containerd_namespace, GuestTasks::Adapt adapt) { tasks_.ForContainerd(std::move(containerd_namespace), std::move(adapt)); }
+  int ToldPid() const override;
+  Result<pod::v1::SandboxOptions> ReadOptions(const wkt::Any& any) override { return read_options_ ? read_options_(any) : SandboxPod::ReadOptions(any); }
+  using ReadAny = std::function<Result<pod::v1::SandboxOptions>(const wkt::Any& any)>;
+  // Of containerd's and CRI-O's pods (guest_tasks.h), before the first call; `read_options` has ReadOptions's place.
+  void ForContainerd(std::string containerd_namespace, GuestTasks::Adapt adapt, ReadAny read_options);
   // The VMM's; null: it is in ours, or there is none.
   oci::Cgroup* cgroup() { return cgroup_.get(); }
   std::map<std::string, std::string> Info() const override;
@@ -118,6 +121,7 @@ class VmPod : public SandboxPod {
   std::optional<Result<>> greeted_;
   Done starting_;
   int sandbox_pid_ = 0;
+  ReadAny read_options_;  // empty: caissond's pod
   std::string kernel_release_;
   bool cloned_ = false, configuring_ = false;
   std::string template_error_;  // why there is no clone although there was a template

@@ -38,32 +38,47 @@ bool OnlyHoldsThePod(const oci::Spec& spec) {
   });
 }
 
+Error HasTheHosts(const std::string& group, const char* what) {
+  return MakeError(Code::kFailedPrecondition, "pod '{}' is a virtual machine and cannot have the host's {}; use the runtime io.containerd.caisson.v2", group, what);
+}
+
 Result<> CheckNamespaces(const oci::Spec& spec, const std::string& group) {
   for (auto [flag, what] : {std::pair(CLONE_NEWNET, "network"), {CLONE_NEWPID, "PID namespace"}, {CLONE_NEWIPC, "IPC namespace"}}) {
-    if (spec.FindNamespace(flag) != nullptr) continue;
-    return MakeError(Code::kFailedPrecondition, "pod '{}' is a virtual machine and cannot have the host's {}; use the runtime io.containerd.caisson.v2", group, what);
+    if (spec.FindNamespace(flag) == nullptr) return HasTheHosts(group, what);
   }
   if (spec.FindNamespace(CLONE_NEWUSER) == nullptr) return {};
   return MakeError(Code::kFailedPrecondition, "pod '{}' is a virtual machine and cannot have a user namespace of the host's", group);
 }
 
-void FillMachine(const oci::Spec& spec, const ShimSettings& settings, const HostFacts& host, pod::v1::VmOptions* vm) {
+// Of the whole pod; 0: none.
+struct Limits {
+  uint64_t memory = 0;             // bytes
+  uint64_t quota = 0, period = 0;  // microseconds
+};
+
+Limits LimitsOf(const oci::Spec& spec) {
   const auto used = spec.resources.memory.value_or(oci::Resources::Memory());
   const auto cpu = spec.resources.cpu.value_or(oci::Resources::Cpu());
-  uint64_t memory = PositiveOf(used.limit), quota = PositiveOf(cpu.quota), period = cpu.period.value_or(0);
-  if (memory == 0) memory = NumberIn(spec, kMemoryAnnotation);
-  if (quota == 0) {
-    quota = NumberIn(spec, kQuotaAnnotation);
-    period = NumberIn(spec, kPeriodAnnotation);
+  Limits limits{PositiveOf(used.limit), PositiveOf(cpu.quota), cpu.period.value_or(0)};
+  if (limits.memory == 0) limits.memory = NumberIn(spec, kMemoryAnnotation);
+  if (limits.quota == 0) {
+    limits.quota = NumberIn(spec, kQuotaAnnotation);
+    limits.period = NumberIn(spec, kPeriodAnnotation);
   }
+  return limits;
+}
+
+void FillMachine(const Limits& limits, const std::string& group, const ShimSettings& settings, const HostFacts& host, pod::v1::VmOptions* vm) {
   vm->set_vmm("qemu");
   vm->set_program(settings.vmm_path);
   vm->set_kernel(settings.kernel);
   vm->set_initrd(settings.initrd);
   vm->set_machine(settings.machine);
   vm->set_accelerator(settings.accelerator != "auto" ? settings.accelerator : host.kvm ? "kvm" : "tcg");
-  vm->set_vcpus(GuestVcpusOf(quota, period, static_cast<uint32_t>(settings.vcpus), host.processors));
-  vm->set_memory_bytes(memory > 0 ? GuestMemoryOf(memory) : RoundGuestMemory(static_cast<uint64_t>(settings.memory_bytes)));
+  vm->set_vcpus(GuestVcpusOf(limits.quota, limits.period, static_cast<uint32_t>(settings.vcpus), host.processors));
+  vm->set_memory_bytes(limits.memory > 0 ? GuestMemoryOf(limits.memory) : RoundGuestMemory(static_cast<uint64_t>(settings.memory_bytes)));
+  vm->set_uid(VmmIdOf(settings.first_vmm_id, group));
+  vm->set_gid(vm->uid());
 }
 
 bool Says(const Json& mount, std::string_view word) {
@@ -112,11 +127,24 @@ Result<VmRequest> MakeVmRequest(std::string_view config_json, const std::string&
   for (const auto& [name, value] : spec.sysctl) (*request.options.mutable_sysctls())[name] = value;
   request.options.set_systemd_cgroup(systemd_cgroup || (host.systemd && oci::IsSystemdPath(spec.cgroups_path)));
   auto* vm = request.options.mutable_vm();
-  FillMachine(spec, settings, host, vm);
+  FillMachine(LimitsOf(spec), group, settings, host, vm);
   vm->set_cgroup_path(spec.cgroups_path);
-  vm->set_uid(VmmIdOf(settings.first_vmm_id, group));
-  vm->set_gid(vm->uid());
   return request;
+}
+
+Result<> CompleteOptions(const pod::v1::PodConfig& config, const std::string& group, const ShimSettings& settings, const HostFacts& host, pod::v1::SandboxOptions* options) {
+  if (options->host_network()) return HasTheHosts(group, "network");
+  if (!options->share_pid()) return HasTheHosts(group, "PID namespace");
+  if (options->host_ipc()) return HasTheHosts(group, "IPC namespace");
+  const auto& resources = config.linux().resources();
+  auto positive = [](int64_t value) { return static_cast<uint64_t>(std::max<int64_t>(0, value)); };
+  auto* vm = options->mutable_vm();
+  FillMachine({positive(resources.memory_limit_in_bytes()), positive(resources.cpu_quota()), positive(resources.cpu_period())}, group, settings, host, vm);
+  // As containerd names a sandbox container's.
+  const std::string& parent = config.linux().cgroup_parent();
+  options->set_systemd_cgroup(host.systemd && parent.ends_with(".slice"));
+  if (!parent.empty()) vm->set_cgroup_path(options->systemd_cgroup() ? fmt::format("{}:cri-containerd:{}", parent.substr(parent.rfind('/') + 1), group) : parent + "/" + group);
+  return {};
 }
 
 Result<std::string> AdaptConfig(std::string_view config_json, const PodOnHost& pod) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A pod that is a virtual machine, asked for by a client that knows nothing of such (containerd, CRI-O): by the OCI configuration of its
-// first container. And what of the configurations of the others is not as caissond would have written it. Pure.
+// first container, or by the CRI's of the pod. And what of the configurations of the others is not as caissond would have written it. Pure.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 
 #include "base/result.h"
 #include "caisson/pod/v1/pod.pb.h"
+#include "caisson/pod/v1/pod_config.pb.h"
 #include "shim/shim_settings.h"
 
 namespace caisson::shim {
@@ -32,6 +33,10 @@ struct HostFacts {
 // Of the pod `group`. `systemd_cgroup`: the configuration's cgroupsPath is one of systemd's. Errors: kInvalidArgument for what does not
 // parse, kFailedPrecondition with a sentence for a namespace of the host's.
 Result<VmRequest> MakeVmRequest(std::string_view config_json, const std::string& group, bool systemd_cgroup, const ShimSettings& settings, const HostFacts& host);
+
+// The same for a client that has no container for it (containerd 2.x with `sandboxer = "shim"`): completes `options`, which are of the CRI's
+// `config` already (sandbox_pod.h).
+Result<> CompleteOptions(const pod::v1::PodConfig& config, const std::string& group, const ShimSettings& settings, const HostFacts& host, pod::v1::SandboxOptions* options);
 
 // What a container's configuration may name of its pod.
 struct PodOnHost {

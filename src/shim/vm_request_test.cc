@@ -70,6 +70,40 @@ TEST(VmRequest, ALoneContainerIsTheMachinesOwn) {
   EXPECT_EQ(vm->options.vm().vcpus(), 3u);
 }
 
+// As containerd 2.x has it for a shim that makes sandboxes.
+TEST(VmRequest, ASandboxWithoutAContainer) {
+  pod::v1::PodConfig config;
+  config.mutable_linux()->set_cgroup_parent("/kubepods/pod1");
+  config.mutable_linux()->mutable_resources()->set_memory_limit_in_bytes(256 * kMebibyte);
+  config.mutable_linux()->mutable_resources()->set_cpu_quota(150'000);
+  config.mutable_linux()->mutable_resources()->set_cpu_period(100'000);
+  pod::v1::SandboxOptions options;
+  options.set_share_pid(true);
+  ASSERT_TRUE(CompleteOptions(config, "pod1", {}, {"node", 4, false, true}, &options));
+  EXPECT_EQ(options.vm().memory_bytes(), 352 * kMebibyte);
+  EXPECT_EQ(options.vm().vcpus(), 2u);
+  EXPECT_EQ(options.vm().cgroup_path(), "/kubepods/pod1/pod1");
+  EXPECT_FALSE(options.systemd_cgroup());
+  EXPECT_EQ(options.vm().uid(), VmmIdOf(kFirstVmmId, "pod1"));
+  // The kubelet's path with the systemd driver; limits that are none.
+  config.mutable_linux()->set_cgroup_parent("/kubepods.slice/kubepods-podx.slice");
+  config.mutable_linux()->mutable_resources()->set_memory_limit_in_bytes(-1);
+  ASSERT_TRUE(CompleteOptions(config, "pod1", {}, {"node", 4, false, true}, &options));
+  EXPECT_EQ(options.vm().cgroup_path(), "kubepods-podx.slice:cri-containerd:pod1");
+  EXPECT_TRUE(options.systemd_cgroup());
+  EXPECT_EQ(options.vm().memory_bytes(), static_cast<uint64_t>(ShimSettings().memory_bytes));
+  for (auto [what, set] : {std::pair("network", &pod::v1::SandboxOptions::set_host_network), {"IPC namespace", &pod::v1::SandboxOptions::set_host_ipc}}) {
+    pod::v1::SandboxOptions theirs;
+    theirs.set_share_pid(true);
+    (theirs.*set)(true);
+    auto refused = CompleteOptions(config, "pod1", {}, {"node", 4, false, true}, &theirs);
+    ASSERT_FALSE(refused) << what;
+    EXPECT_THAT(refused.error().message, HasSubstr(std::string("the host's ") + what));
+  }
+  pod::v1::SandboxOptions theirs;
+  EXPECT_FALSE(CompleteOptions(config, "pod1", {}, {"node", 4, false, true}, &theirs)) << "the host's PID namespace";
+}
+
 TEST(VmRequest, NamespacesOfTheHostAreRefused) {
   for (auto [type, word] : {std::pair("network", "the host's network"), {"pid", "the host's PID namespace"}, {"ipc", "the host's IPC namespace"}}) {
     json spec = SandboxSpec();

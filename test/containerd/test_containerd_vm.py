@@ -27,12 +27,19 @@ VM = "io.containerd.caisson-vm.v2"
 SETTINGS = {"kernel": f"{GUEST}/kernel", "initrd": f"{GUEST}/initramfs", "memory_bytes": 256 << 20}
 
 
+SHIM_SANDBOX = f"""[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.vmshim]
+runtime_type = "{VM}"
+sandboxer = "shim"
+privileged_without_host_devices = true
+"""
+
+
 def with_vms(folder):
     with open(f"{folder}/settings.json", "w") as f:
         json.dump(SETTINGS, f)
     with open(f"{folder}/vms.json", "w") as f:
         json.dump({**SETTINGS, "sandbox": "vm"}, f)
-    return Containerd(folder, cri=True, runtimes={"vm": VM}, environment={"CAISSON_SHIM_CONFIG": f"{folder}/settings.json"})
+    return Containerd(folder, cri=True, runtimes={"vm": VM}, config=SHIM_SANDBOX, environment={"CAISSON_SHIM_CONFIG": f"{folder}/settings.json"})
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +77,17 @@ def sleeper(containerd, name, *args):
 
 
 def vmm_of(containerd, name):
+    return vmm_below(containerd.companion(name))
+
+
+def vmm_below(companion):
     """The pid of the pod's VMM: a child of its companion."""
-    companion = containerd.companion(name)
     with open(f"/proc/{companion}/task/{companion}/children") as f:
         for child in f.read().split():
             with open(f"/proc/{child}/cmdline", "rb") as command:
                 if b"qemu-system" in command.read():
                     return int(child)
-    raise AssertionError(f"companion {companion} of {name} has no VMM")
+    raise AssertionError(f"companion {companion} has no VMM")
 
 
 def ended(pid):
@@ -325,6 +335,30 @@ def test_processes_of_the_pod_and_of_one_container(pods):
     assert "sleep 4713" in listed and "sleep 4714" in listed and "sleep 4711" not in listed, listed
     status, _ = pods.run(pod, ["sh", "-c", "exit 3"])
     assert status.exit_code == 3
+
+
+def test_machine_without_a_pause_container(containerd, pods):
+    """containerd 2.x with `sandboxer = "shim"`: the Sandbox service makes the machine, in which all containers are."""
+    if not containerd.is_two():
+        pytest.skip("containerd 1.x has the pause container only")
+    pod = pods.run_pod(handler="vmshim", linux={"sysctls": {"net.core.somaxconn": "77"}})
+    companion, = containerd.companions()
+    assert pods.client.PodSandboxStatus(pod_sandbox_id=pod[0]).status.state == 0
+    one = pods.start(pod, ["nc", "-ll", "-p", "4711", "-e", "echo", "seen"])
+    two = pods.start(pod, ["sleep", "1000"])
+    assert containerd.companions() == [companion]
+    out = pods.exec(two, ["sh", "-c", "hostname; cat /proc/sys/net/core/somaxconn; uname -r"])[1].splitlines()
+    assert out[:2] == [pod[1]["hostname"], "77"] and out[2] != os.uname().release
+    wait_for("the port answers", lambda: pods.exec(two, ["sh", "-c", "nc 127.0.0.1 4711 </dev/null"])[1] == "seen\n")
+    assert pods.run(pod, ["sh", "-c", "exit 3"])[0].exit_code == 3
+    pods.client.StopContainer(container_id=one, timeout=2)
+    assert pods.exec(two, ["echo", "still"]) == (0, "still\n", "")
+    # The machine's end is the pod's.
+    os.kill(vmm_below(companion), signal.SIGKILL)
+    assert pods.wait_exit(two).exit_code in (137, 255)
+    wait_for("the pod is not ready", lambda: pods.client.PodSandboxStatus(pod_sandbox_id=pod[0]).status.state == 1)
+    pods.remove_all()
+    wait_for("the companion has ended", lambda: ended(companion))
 
 
 def test_an_exec_that_cannot_start_is_told_at_once(pods):
