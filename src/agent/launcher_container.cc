@@ -67,8 +67,6 @@ Result<oci::Spec> ReadSpec(const std::string& bundle) {
   return spec;
 }
 
-std::string RecordPath(const std::string& bundle) { return bundle + "/exec"; }
-
 Result<> WriteRecord(oci::Container* container, const std::string& bundle) {
   oci::ExecTarget target = TRY(container->MakeExecTarget());
   if (!target.id_maps.empty()) return MakeError(Code::kUnimplemented, "container '{}': there are no user namespaces in a VM", container->id());
@@ -105,7 +103,7 @@ Result<v1::CreateContainerResponse> CreateContainer(const v1::CreateContainerReq
   for (const auto& mount : request.rootfs()) options.rootfs.push_back({mount.type(), mount.source(), {mount.options().begin(), mount.options().end()}});
   options.stdio = TRY(TakeStdios(request, fds));
   options.gate = TRY(fds->Take());
-  options.seccomp_cache_dir = kSeccompDir;
+  if (access(RecordPath(request.bundle()).c_str(), F_OK) == 0) options.filter = TRY(ReadRecord(request.bundle())).filter;
   options.die_with_parent = false;
   UniqueFd shm(open(kShmDir, O_PATH | O_DIRECTORY | O_CLOEXEC));
   options.shm_fd = shm.get();

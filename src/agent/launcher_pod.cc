@@ -81,7 +81,6 @@ Result<v1::ConfigureResponse> Configure(const v1::ConfigureRequest& request, Des
     TRY(sys::WriteSysctl(name, value));
   }
   TRY(sys::ApplyNetwork(NetworkOf(request)));
-  mkdir(kSeccompDir, 0700);
   TRY(task::PodShm::Make(request.shm_bytes(), 0, 0, kShmDir, true)).Leave();
   v1::ConfigureResponse response;
   if (request.share_pid()) {
@@ -110,7 +109,12 @@ Result<> WriteBundle(const std::string& dir, const v1::PrepareContainerRequest& 
   std::string config = dir + "/config.json";
   TRY(sys::WriteNewFile(config, request.config_json(), 0640));
   if (chown(config.c_str(), 0, kNobodysId) != 0) return ErrnoError("own '{}'", config);
-  return {};
+  if (!request.has_seccomp()) return {};
+  v1::ExecRecord record;
+  record.set_filtered(true);
+  record.set_filter(request.seccomp().bpf());
+  record.set_filter_flags(request.seccomp().flags());
+  return sys::WriteNewFile(RecordPath(dir), record.SerializeAsString(), 0600);
 }
 
 Result<wkt::Empty> RemoveBundle(const v1::ReleaseContainerRequest& request, Descriptors*) {

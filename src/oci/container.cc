@@ -80,7 +80,8 @@ class ContainerImpl : public Container {
   const SeccompFilter* filter() const override { return filter_ ? &*filter_ : nullptr; }
 
   Result<> Launch() {
-    if (options_.spec.seccomp) filter_ = TRY(CompileSeccomp(*options_.spec.seccomp, options_.seccomp_cache_dir));
+    filter_ = std::move(options_.filter);
+    if (!filter_ && options_.spec.seccomp) filter_ = TRY(CompileSeccomp(*options_.spec.seccomp, options_.seccomp_cache_dir));
     options_.spec.seccomp.reset();  // the filter says it all; its rules would stay in memory as long as the container
     UniqueFd shm = TRY(CloneShm());
     InitOptions init{options_, plan_, cgroup_.get(), {}, filter_ ? &*filter_ : nullptr, {}, {}, {}, std::move(shm), -1};

@@ -55,6 +55,7 @@ struct CreateOptions {
   Stdio stdio;
   bool systemd_cgroup = false;
   std::string seccomp_cache_dir;  // where compiled filters are kept; empty: not kept
+  std::optional<SeccompFilter> filter = {};  // compiled already: spec.seccomp is not looked at
   int shm_fd =
       -1;  // the mount that is the pod's /dev/shm, cloned for a mount of type "caisson-shm": a detached one (fsmount(2)) or,
            // before Linux 6.15, one that is attached in our mount namespace

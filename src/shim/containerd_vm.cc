@@ -75,6 +75,7 @@ int64_t NanosOf(const wkt::Timestamp& time) { return time.seconds() * kNanosPerS
 
 ContainerdVm::ContainerdVm(std::string id, std::string containerd_namespace, sys::EventLoop* loop, ShimSettings settings, task::EventSink on_event)
     : loop_(loop), settings_(std::move(settings)), on_event_(std::move(on_event)), pod_(std::move(id), loop, [this] { OnMachineEnd(kSignalStatus + SIGKILL); }) {
+  pod_.SetSeccompCache(kSeccompFolder);
   pod_.ForContainerd(std::move(containerd_namespace), [this](const std::string& config) {
     return AdaptConfig(config, {pod_.id(), static_cast<uint32_t>(getpid()), static_cast<uint32_t>(pod_.SandboxPid()), sandbox_});
   }, [this](const wkt::Any& any) { return PlanSandbox(any); });

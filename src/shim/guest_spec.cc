@@ -134,6 +134,10 @@ Result<GuestSpec> Rewrite(std::string_view id, const KindOf& kind_of, json* spec
   TRY(RewriteDevices(id, &linux, &made.disks));
   TRY(RewriteMounts(id, kind_of, spec, &made));
   if (linux.contains("resources")) DropHostCpus(&linux["resources"]);
+  if (linux.contains("seccomp")) {
+    made.seccomp = TRY(oci::ParseSeccomp(linux["seccomp"]));
+    linux.erase("seccomp");
+  }
   if (spec->contains("hooks")) return Unsupported(id, "hooks, which run on the host");
   linux["cgroupsPath"] = fmt::format("/pod/{}", id);
   for (const char* key : {"uidMappings", "gidMappings", "mountLabel", "intelRdt"}) linux.erase(key);

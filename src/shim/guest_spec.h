@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "oci/seccomp.h"
 
 namespace caisson::shim {
 
@@ -46,6 +47,7 @@ struct GuestSpec {
   std::optional<int> oom_score_adj;  // of its process
   bool wants_modules = false;  // it may make bridges and the like, which the guest's kernel learns after its boot
   std::vector<GuestDisk> disks;  // whose devices have the host's numbers in config_json, until NumberDisks
+  std::optional<oci::SeccompSpec> seccomp;  // for the host to compile; config_json has none
   std::vector<std::string> image_layers;  // EROFS images of the host's, that image volumes are made of; disks in the guest
 };
 

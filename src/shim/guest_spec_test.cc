@@ -34,6 +34,25 @@ Result<GuestSpec> Make(const json& spec) {
   });
 }
 
+TEST(GuestSpecTest, TheFilterIsTheHostsToCompile) {
+  json spec = HostSpec();
+  spec["linux"]["seccomp"] = {{"defaultAction", "SCMP_ACT_ERRNO"}, {"syscalls", json::array({{{"names", {"read"}}, {"action", "SCMP_ACT_ALLOW"}}})}};
+  auto made = Make(spec);
+  ASSERT_TRUE(made) << made.error().message;
+  EXPECT_FALSE(json::parse(made->config_json)["linux"].contains("seccomp"));
+  ASSERT_TRUE(made->seccomp);
+  EXPECT_EQ(made->seccomp->default_action, "SCMP_ACT_ERRNO");
+  EXPECT_EQ(made->seccomp->syscalls.size(), 1u);
+  spec["linux"]["seccomp"]["defaultAction"] = "SCMP_ACT_NOTIFY";
+  made = Make(spec);
+  ASSERT_FALSE(made);
+  EXPECT_THAT(made.error().message, HasSubstr("SCMP_ACT_NOTIFY"));
+  spec["linux"].erase("seccomp");
+  made = Make(spec);
+  ASSERT_TRUE(made);
+  EXPECT_FALSE(made->seccomp);
+}
+
 TEST(GuestSpecTest, NamesNothingOfTheHost) {
   auto made = Make(HostSpec());
   ASSERT_TRUE(made) << made.error().message;

@@ -13,7 +13,7 @@
 #include <utility>
 
 #include "base/clock.h"
-#include "base/guest_debug.h"
+#include "base/guest_words.h"
 #include "base/id.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -73,6 +73,7 @@ struct GuestTasks::Creation {
   ContainerPtr container;
   GuestSpec spec;
   std::vector<containerd::types::Mount> root;
+  std::optional<oci::SeccompFilter> filter;
   bool shares_root = false;  // what `root` makes of the bundle's folder
   size_t root_layers = 0, volume_layers = 0;  // of the container's disks, where those of its root and those of its volumes end
   Respond<v3::CreateTaskResponse> respond;
@@ -198,6 +199,7 @@ Result<> GuestTasks::Plan(const v3::CreateTaskRequest& request, Creation* creati
   std::string config = TRY(sys::ReadFile(request.bundle() + "/config.json", limits::kJsonBytes));
   if (adapt_) config = TRY(adapt_(config));
   creation->spec = TRY(MakeGuestSpec(request.id(), config, KindOfVolume));
+  if (creation->spec.seccomp) creation->filter = TRY(oci::CompileSeccomp(*creation->spec.seccomp, seccomp_cache_));
   container.volumes = creation->spec.volumes;
   container.oom_score_adj = creation->spec.oom_score_adj;
   TRY(OpenLog(request.options(), &scratch_, &container));
@@ -273,6 +275,10 @@ void GuestTasks::Prepare(const CreationPtr& creation) {
   guest::v1::PrepareContainerRequest request;
   request.set_id(creation->container->id);
   request.set_config_json(std::move(creation->spec.config_json));
+  if (creation->filter) {
+    request.mutable_seccomp()->set_bpf(std::move(creation->filter->bpf));
+    request.mutable_seccomp()->set_flags(creation->filter->flags);
+  }
   const auto& serials = creation->container->serials;
   for (size_t i = 0; i < creation->volume_layers; ++i) i < creation->root_layers ? request.add_layer_serials(serials[i]) : request.add_volume_serials(serials[i]);
   request.set_deadline_millis(kDiskMillis);

@@ -51,6 +51,8 @@ class GuestTasks {
   using Adapt = std::function<Result<std::string>(const std::string& config_json)>;
   // The containers are containerd's; `containerd_namespace` is for log programs.
   void ForContainerd(std::string containerd_namespace, Adapt adapt) { containerd_namespace_ = std::move(containerd_namespace), adapt_ = std::move(adapt); }
+  // Where compiled seccomp filters are kept (oci/seccomp.h).
+  void SetSeccompCache(std::string folder) { seccomp_cache_ = std::move(folder); }
   // The guest is this pod: what containerd, if the containers are its, dials in our network namespace is led into it.
   Result<> OnReady() { return adapt_ ? forwards_.Listen() : Result<>(); }
 
@@ -122,7 +124,7 @@ class GuestTasks {
   int oom_score_;
   VmEnd end_;
   Adapt adapt_;  // null: the containers are caissond's
-  std::string containerd_namespace_;
+  std::string containerd_namespace_, seccomp_cache_;
   uint64_t root_folders_ = 0;  // ever
   std::vector<std::function<void()>> lost_;  // ends of processes, since the channel broke; told with the machine's
   std::map<std::string, ContainerPtr> containers_;

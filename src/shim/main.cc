@@ -75,7 +75,6 @@ constexpr char kUsage[] =
 constexpr int64_t kEndMillis = 200;
 // What containerd has not taken when its last container is gone is lost after that.
 constexpr int64_t kLastEventsMillis = 2'000;
-constexpr char kSeccompFolder[] = "/run/caisson/seccomp";  // compiled filters of all companions that caissond has not started
 
 using Flags = std::map<std::string, std::string>;
 
@@ -214,10 +213,11 @@ Result<> ServeContainerd(Flags flags, UniqueFd listener, sys::EventLoop* loop) {
   return ServePod(&pod, server.get(), std::move(listener), loop, shutdown);
 }
 
-Result<> ServeVm(const std::string& id, UniqueFd listener, sys::EventLoop* loop) {
+Result<> ServeVm(const std::string& id, const std::string& seccomp_cache, UniqueFd listener, sys::EventLoop* loop) {
   auto shutdown = StopSoon(loop);
   // Without its machine a pod is nothing: those who wait are told, then this process ends as well.
   VmPod pod(id, loop, [loop, shutdown] { loop->After(kEndMillis, shutdown); });
+  pod.SetSeccompCache(seccomp_cache);
   auto server = ttrpc::Server::Create(loop);
   pod.Register(server.get(), shutdown);
   return ServePod(&pod, server.get(), std::move(listener), loop, shutdown);
@@ -255,7 +255,7 @@ Result<> Serve(Flags flags) {
   auto loop = TRY(sys::EventLoop::Create());
   if (!flags["namespace"].empty()) return ServeContainerd(std::move(flags), std::move(listener), loop.get());
   const std::string& sandbox = flags["sandbox"];
-  if (sandbox == "vm") return ServeVm(flags["id"], std::move(listener), loop.get());
+  if (sandbox == "vm") return ServeVm(flags["id"], flags["seccomp-cache"], std::move(listener), loop.get());
   if (sandbox == "shim") return ServeForeign(flags["id"], flags["seccomp-cache"], std::move(listener), loop.get());
   if (sandbox == "template") return ServeTemplate(flags["id"], flags["folder"], std::move(listener), loop.get());
   if (!sandbox.empty() && sandbox != "native") return MakeError(Code::kInvalidArgument, "no sandbox '{}' (there are: native, vm, shim, template)", sandbox);

@@ -14,6 +14,8 @@
 
 namespace caisson::shim {
 
+inline constexpr char kSeccompFolder[] = "/run/caisson/seccomp";  // compiled filters of all companions that caissond has not started
+
 // Read where nobody names another file; it need not be there.
 inline constexpr char kShimSettingsFile[] = "/etc/caisson/shim.json";
 // In the environment: the path of another one.

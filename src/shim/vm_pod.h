@@ -55,6 +55,8 @@ class VmPod : public SandboxPod {
   using ReadAny = std::function<Result<pod::v1::SandboxOptions>(const wkt::Any& any)>;
   // Of containerd's and CRI-O's pods (guest_tasks.h), before the first call; `read_options` has ReadOptions's place.
   void ForContainerd(std::string containerd_namespace, GuestTasks::Adapt adapt, ReadAny read_options);
+  // Where compiled seccomp filters are kept; before the first container.
+  void SetSeccompCache(std::string folder) { tasks_.SetSeccompCache(std::move(folder)); }
   // The VMM's; null: it is in ours, or there is none.
   oci::Cgroup* cgroup() { return cgroup_.get(); }
   std::map<std::string, std::string> Info() const override;

@@ -36,6 +36,24 @@ def test_a_kernel_of_its_own(vm_daemon, vm_pods):
     assert vm["vmmUser"] >= 1_900_000_000
 
 
+def test_filters_are_compiled_here_and_hold_there(vm_daemon, vm_pods):
+    """Of system calls, for the container and for what is exec'd; an emulated kernel interprets them."""
+    profile = f"{vm_daemon.folder}/no-mkdir.json"
+    with open(profile, "w") as f:
+        json.dump({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 95}]}, f)
+    pod = vm_pods.run_pod()
+    script = "grep Seccomp: /proc/self/status; mkdir /new; exec sleep 1000"
+    one = vm_pods.start(pod, ["sh", "-c", script], linux={"security_context": {"seccomp": {"profile_type": 2, "localhost_ref": profile}}})
+    vm_pods.wait_line(one, "Seccomp:\t2")
+    vm_pods.wait_line(one, "mkdir: can't create directory '/new': Operation not supported")
+    assert vm_pods.exec(one, ["grep", "Seccomp:", "/proc/self/status"])[1] == "Seccomp:\t2\n"
+    assert "not supported" in vm_pods.exec(one, ["mkdir", "/other"])[2]
+    two = vm_pods.start(pod, ["sleep", "1000"], linux={"security_context": {"seccomp": {"profile_type": 1}}})
+    assert vm_pods.exec(two, ["sh", "-c", "mkdir /new && grep Seccomp: /proc/self/status"])[1] == "Seccomp:\t0\n"
+    if pod_info(vm_daemon, pod[0])["vm"]["accelerator"] == "tcg":
+        assert vm_pods.exec(two, ["sh", "-c", "cat /proc/sys/net/core/bpf_jit_enable || echo none"])[1].strip() in ("0", "none")
+
+
 def test_the_handler_is_listed_with_its_features(vm_daemon):
     reply = vm_daemon.client.Status(verbose=True)
     features = {handler.name: handler.features for handler in reply.runtime_handlers}
