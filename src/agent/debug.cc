@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "agent/early_init.h"
-#include "base/guest_debug.h"
+#include "base/guest_words.h"
 #include "caisson/guest/v1/launch.pb.h"
 #include "caisson/wkt/wkt.pb.h"
 #include "sys/new_file.h"

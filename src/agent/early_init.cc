@@ -13,7 +13,7 @@
 #include <cerrno>
 #include <string>
 
-#include "base/guest_debug.h"
+#include "base/guest_words.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/strings.h"
@@ -126,6 +126,19 @@ Result<> SwitchRoot() {
   return {};
 }
 
+bool StartedWith(const char* word) {
+  auto line = sys::ReadFile("/proc/cmdline", limits::kCgroupFileBytes);
+  return line && HasWord(*line, word);
+}
+
+// Filters of system calls and devices are interpreted: to compile one, which each container and each process in one has the kernel do, takes an
+// emulated processor longer than the interpreter does in the lives of most.
+void InterpretFilters() {
+  UniqueFd setting(open("/proc/sys/net/core/bpf_jit_enable", O_WRONLY | O_CLOEXEC));
+  if (!setting && errno == ENOENT) return;  // a kernel that has no compiler
+  if (!setting || write(setting.get(), "0", 1) != 1) log::Warn("{}", ErrnoError("set net.core.bpf_jit_enable").message);
+}
+
 }  // namespace
 
 Result<UniqueFd> EarlyInit() {
@@ -136,6 +149,7 @@ Result<UniqueFd> EarlyInit() {
   TRY(LoadModules(initramfs.get(), kModuleList));
   TRY(SwitchRoot());
   if (mkdir(kRunDir, 0711) != 0 && errno != EEXIST) return ErrnoError("make '{}'", kRunDir);
+  if (StartedWith(kGuestEmulatedWord)) InterpretFilters();
   if (StartedForDebugging()) {
     auto installed = InstallDebugProgram(initramfs.get());
     if (!installed) log::Warn("{}", installed.error().message);
@@ -146,13 +160,12 @@ Result<UniqueFd> EarlyInit() {
 std::string ContainerDir(const std::string& id) { return fmt::format("{}/containers/{}", kRunDir, id); }
 
 bool StartedForDebugging() {
-  auto line = sys::ReadFile("/proc/cmdline", limits::kCgroupFileBytes);
-  return line && HasDebugWord(*line);
+  return StartedWith(kGuestDebugWord);
 }
 
-bool HasDebugWord(std::string_view command_line) {
+bool HasWord(std::string_view command_line, std::string_view word) {
   auto words = Split(Trim(command_line), ' ');
-  return std::find(words.begin(), words.end(), kGuestDebugWord) != words.end();
+  return std::find(words.begin(), words.end(), word) != words.end();
 }
 
 void FinishInit(UniqueFd initramfs) {

@@ -20,7 +20,6 @@ namespace caisson::agent {
 inline constexpr char kRunDir[] = "/run/caisson";
 
 inline constexpr char kShmDir[] = "/run/caisson/shm";          // the pod's /dev/shm
-inline constexpr char kSeccompDir[] = "/run/caisson/seccomp";  // compiled filters
 // The messenger's: sockets at which containers wait for their start.
 inline constexpr char kGatesDir[] = "/run/caisson/gates";
 
@@ -32,8 +31,8 @@ inline constexpr char kSettledFile[] = "/run/caisson/settled";
 
 // A machine that was started for debugging: its kernel's command line has kGuestDebugWord.
 bool StartedForDebugging();
-// Whether a command line has it, as a word of its own. Pure.
-bool HasDebugWord(std::string_view command_line);
+// Whether a command line has `word` as a word of its own. Pure.
+bool HasWord(std::string_view command_line, std::string_view word);
 // There if it was, and its image has programs (tools/build-guest --debug): with a link in /bin for each of its names.
 inline constexpr char kDebugProgram[] = "/bin/busybox";
 

@@ -6,11 +6,11 @@
 namespace caisson::agent {
 namespace {
 
-TEST(EarlyInit, DebuggingIsAWordOfItsOwn) {
-  EXPECT_TRUE(HasDebugWord("console=ttyS0 quiet caisson.debug\n"));
-  EXPECT_TRUE(HasDebugWord("caisson.debug"));
+TEST(EarlyInit, WordsOfTheCommandLine) {
+  EXPECT_TRUE(HasWord("console=ttyS0 quiet caisson.debug\n", "caisson.debug"));
+  EXPECT_TRUE(HasWord("caisson.debug", "caisson.debug"));
   for (const char* line : {"", "\n", "console=ttyS0 quiet\n", "caisson.debug=0", "xcaisson.debug", "quiet,caisson.debug x"}) {
-    EXPECT_FALSE(HasDebugWord(line)) << line;
+    EXPECT_FALSE(HasWord(line, "caisson.debug")) << line;
   }
 }
 

@@ -18,7 +18,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "base/guest_debug.h"
+#include "base/guest_words.h"
 #include "cri/context.h"
 #include "stream/server.h"
 #include "sys/event_loop.h"

@@ -10,7 +10,7 @@
 #include <mutex>
 #include <thread>
 
-#include "base/guest_debug.h"
+#include "base/guest_words.h"
 #include "base/id.h"
 #include "base/limits.h"
 #include "base/log.h"

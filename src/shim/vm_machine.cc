@@ -3,7 +3,7 @@
 
 #include <sys/socket.h>
 
-#include "base/guest_debug.h"
+#include "base/guest_words.h"
 
 namespace caisson::shim {
 namespace {
@@ -40,7 +40,8 @@ vmm::VmConfig VmConfigOf(const std::string& name, const std::string& run_dir, co
   config.nic.mac = kMac;
   config.uid = options.uid();
   config.gid = options.gid();
-  if (options.debug()) config.command_line = kGuestDebugWord;
+  if (config.accelerator == vmm::Accelerator::kTcg) config.command_line = kGuestEmulatedWord;
+  if (options.debug()) config.command_line += (config.command_line.empty() ? "" : " ") + std::string(kGuestDebugWord);
   return config;
 }
 
