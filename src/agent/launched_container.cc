@@ -10,18 +10,16 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "agent/early_init.h"
-#include "base/json.h"
+#include "agent/process_message.h"
 #include "base/log.h"
 #include "caisson/guest/v1/launch.pb.h"
 #include "caisson/wkt/wkt.pb.h"
 #include "oci/control.h"
-#include "oci/foreign_config.h"
 
 namespace caisson::agent {
 namespace {
@@ -140,7 +138,7 @@ class LaunchedContainer : public oci::Container {
     v1::ExecProcessRequest request;
     request.set_id(id_);
     request.set_bundle(bundle_);
-    request.set_process(DumpJson(oci::ForeignProcess(options.process)));
+    *request.mutable_process() = MessageOf(options.process);
     auto control = TRY(oci::MakeControlPair());
     std::vector<int> fds = {control.child.get(), init_.pidfd.get()};
     PassStdio(options.stdio, &request, &fds);

@@ -14,6 +14,7 @@
 
 #include "agent/early_init.h"
 #include "agent/launcher.h"
+#include "agent/process_message.h"
 #include "base/id.h"
 #include "base/limits.h"
 #include "caisson/guest/v1/launch.pb.h"
@@ -138,7 +139,8 @@ Result<wkt::Empty> ExecProcess(const v1::ExecProcessRequest& request, Descriptor
   becoming->control = TRY(fds->Take());
   becoming->init = TRY(fds->Take());
   becoming->target = TRY(ReadRecord(request.bundle()));
-  becoming->exec.process = TRY(oci::ParseProcess(request.process()));
+  becoming->exec.process = ProcessOf(request.process());
+  if (becoming->exec.process.args.empty()) return MakeError(Code::kInvalidArgument, "container '{}': a process without arguments", request.id());
   becoming->exec.stdio = TRY(TakeStdios(request, fds));
   UniqueFd self(static_cast<int>(syscall(SYS_pidfd_open, getpid(), 0)));
   if (!self) return ErrnoError("open our own process");
