@@ -16,7 +16,6 @@ namespace {
 
 using sys::BpfInstruction;
 
-constexpr int kBacklog = 64;
 constexpr int32_t kLoopbackNet = 127;
 
 // struct bpf_sk_lookup in R6, everything from its end: what is put in front knows how far it is to where a connection is let pass.
@@ -97,7 +96,7 @@ Result<UniqueFd> Listen() {
     four.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (!listener || bind(listener.get(), reinterpret_cast<sockaddr*>(&four), sizeof four) != 0) return ErrnoError("make a socket of the loopback");
   }
-  if (listen(listener.get(), kBacklog) != 0) return ErrnoError("listen on the loopback");
+  if (listen(listener.get(), SOMAXCONN) != 0) return ErrnoError("listen on the loopback");
   return listener;
 }
 
