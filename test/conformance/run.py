@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the CRI's own conformance suite (critest) against a caissond of its own.
 
-  run.py [--handler H | --containerd TYPE] [--focus REGEX] [--skip REGEX] [--parallel N [N...]]    one run for each N, of N specs at a time
+  run.py [--handler H | --containerd TYPE | --crio RUNTIME] [--focus REGEX] [--skip REGEX] [--parallel N [N...]]    one run for each N, of N specs at a time
 
 With --containerd the suite is run against a containerd, whose default runtime is TYPE: io.containerd.caisson.v2, io.containerd.caisson-vm.v2,
-io.containerd.runc.v2.
+io.containerd.runc.v2. With --crio against the CRI-O that CAISSON_TEST_CRIO names (harness/crio.py) and one of its runtimes: caisson, caisson-vm, caisson-oci, runc.
 
 Exit status: 0 all that ran passed; 1 something failed; 77 Go or its modules are not to be had here (said on stderr).
 """
@@ -23,6 +23,7 @@ sys.path[:0] = [os.path.dirname(HERE), HERE]
 import images  # noqa: E402
 import tools  # noqa: E402
 from harness.containerd import Containerd  # noqa: E402
+from harness.crio import Crio  # noqa: E402
 from harness.daemon import Daemon, remove_tree  # noqa: E402
 from harness.handler import BUILD, FOREIGN, GUEST, VM_CONFIG, missing_for_vms  # noqa: E402
 from harness.leaks import Leaks  # noqa: E402
@@ -68,6 +69,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--handler", default="")
     parser.add_argument("--containerd", metavar="TYPE")
+    parser.add_argument("--crio", metavar="RUNTIME")
     parser.add_argument("--focus", default="")
     parser.add_argument("--skip", default="")
     parser.add_argument("--parallel", type=int, nargs="+", default=[1])
@@ -79,6 +81,7 @@ def main():
     except tools.Unavailable as reason:
         print(f"conformance: {reason}", file=sys.stderr)
         sys.exit(77)
+    args.handler = args.crio or args.handler
     vms = args.handler == "caisson-vm" or "-vm." in (args.containerd or "")
     if vms and missing_for_vms():
         print(f"conformance: {missing_for_vms()}", file=sys.stderr)
@@ -90,7 +93,9 @@ def main():
     try:
         critest = with_digest(critest, images.push_all(registry, folder), folder)
         images.write_mirrors(registry, f"{folder}/certs.d")
-        if args.containerd:
+        if args.crio:
+            daemon = Crio(folder, registry, mirrored=images.REGISTRIES)
+        elif args.containerd:
             with open(f"{folder}/shim.json", "w") as f:
                 json.dump({"kernel": f"{GUEST}/kernel", "initrd": f"{GUEST}/initramfs"}, f)
             daemon = Containerd(folder, cri=True, runtimes={"caisson": args.containerd}, environment={"CAISSON_SHIM_CONFIG": f"{folder}/shim.json"},

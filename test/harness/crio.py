@@ -60,6 +60,11 @@ runtime_path = "{BIN}/caisson-oci"
 runtime_type = "oci"
 runtime_root = "{folder}/run/caisson-oci"
 monitor_path = "/usr/bin/conmon"
+[crio.runtime.runtimes.runc]
+runtime_path = "/usr/sbin/runc"
+runtime_type = "oci"
+runtime_root = "{folder}/run/runc"
+monitor_path = "/usr/bin/conmon"
 [crio.image]
 signature_policy = "{folder}/policy.json"
 pause_image = "{crio.pause}"
@@ -73,7 +78,7 @@ plugin_dirs = ["{CNI_BIN}"]
 class Crio:
     count = 0
 
-    def __init__(self, folder, registry, environment=None):
+    def __init__(self, folder, registry, environment=None, mirrored=()):
         Crio.count += 1
         self.folder = str(folder)
         self.marker = os.path.basename(self.folder)
@@ -85,11 +90,12 @@ class Crio:
         for name in ("containerd-shim-caisson-v2", "containerd-shim-caisson-vm-v2"):
             os.symlink(f"{BIN}/containerd-shim-caisson-v2", f"{self.folder}/bin/{name}")
         self.image = registry.push(Image(), "crio/busybox", "1")
-        self.pause = registry.push(Image(config={"Cmd": None, "Entrypoint": ["/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1000 & wait; done"]}), "crio/pause", "1")
+        self.pause = registry.push(Image(config={"Cmd": None, "Entrypoint": ["/bin/sh", "-c", "trap 'exit 0' TERM; tail -f /dev/null & wait"]}), "crio/pause", "1")
         self._write("shim.json", json.dumps({"kernel": f"{GUEST}/kernel", "initrd": f"{GUEST}/initramfs", "memory_bytes": 256 << 20}))
         self._write("policy.json", json.dumps({"default": [{"type": "insecureAcceptAnything"}]}))
         os.makedirs(f"{self.folder}/.config/containers")  # of CRI-O's home (containers-registries.conf(5))
-        self._write(".config/containers/registries.conf", f'[[registry]]\nlocation = "{registry.host}"\ninsecure = true\n')
+        self._write(".config/containers/registries.conf", f'[[registry]]\nlocation = "{registry.host}"\ninsecure = true\n'
+                    + "".join(f'[[registry]]\nprefix = "{name}"\nlocation = "{registry.host}"\ninsecure = true\n' for name in mirrored))
         self._write("cni/10-test.conflist", json.dumps(bridge_conflist(self.folder, self.bridge, own_subnet())))
         self._write("crio.conf", config_text(self))
         self.env = {**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}", "HOME": self.folder, **(environment or {})}
