@@ -11,6 +11,7 @@ from .registry import wait_for
 
 # Under emulation, on a busy host.
 BOOT_SECONDS = 120
+TEMPLATE_SECONDS = 3 * BOOT_SECONDS  # it gives way to the others
 
 
 def need_guest():
@@ -48,7 +49,7 @@ def await_template(daemon, state="ready", count=1):
     def there():
         found = [one for one in templates_of(daemon) if one["state"] == state]
         return found if len(found) == count else None
-    return wait_for(f"{count} templates are {state}", there, BOOT_SECONDS)
+    return wait_for(f"{count} templates are {state}", there, TEMPLATE_SECONDS)
 
 
 def children_of(pid):
