@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "base/cgroup_path.h"
 #include "base/json.h"
 #include "base/strings.h"
 #include "cri/spec_parts.h"
@@ -69,10 +70,7 @@ Result<std::string> ResourcesJson(const Config& config, const v1::LinuxContainer
 }
 
 std::string CgroupPath(const std::string& parent, const std::string& container_id, bool systemd) {
-  if (!systemd) return (parent.empty() ? "/caisson" : parent) + "/" + container_id;
-  // systemd wants the slice's own name: "/kubepods.slice/kubepods-pod1.slice" is "kubepods-pod1.slice".
-  std::string slice = parent.substr(parent.rfind('/') == std::string::npos ? 0 : parent.rfind('/') + 1);
-  return (slice.empty() ? "system.slice" : slice) + ":caisson:" + container_id;
+  return CgroupsPath(parent, systemd, "caisson", container_id);
 }
 
 }  // namespace caisson::cri

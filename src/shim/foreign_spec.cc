@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/bad.h"
+#include "base/cgroup_path.h"
 #include "base/json.h"
 #include "base/strings.h"
 #include "oci/foreign_config.h"
@@ -116,11 +117,7 @@ Result<std::string> MakeForeignProcess(const std::string& process) {
 }
 
 std::string CgroupBesideContainers(const pod::v1::SandboxOptions& options, const std::string& leaf) {
-  const std::string& parent = options.cgroup_parent();
-  if (!options.systemd_cgroup()) return fmt::format("{}/{}", parent.empty() ? "/caisson" : parent, leaf);
-  // systemd wants the slice's own name.
-  std::string slice = parent.substr(parent.rfind('/') + 1);
-  return fmt::format("{}:caisson:{}", slice.empty() ? "system.slice" : slice, leaf);
+  return CgroupsPath(options.cgroup_parent(), options.systemd_cgroup(), "caisson", leaf);
 }
 
 }  // namespace caisson::shim

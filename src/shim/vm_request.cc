@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/bad.h"
+#include "base/cgroup_path.h"
 #include "base/json.h"
 #include "base/strings.h"
 #include "oci/cgroup_systemd.h"
@@ -143,7 +144,7 @@ Result<> CompleteOptions(const pod::v1::PodConfig& config, const std::string& gr
   // As containerd names a sandbox container's.
   const std::string& parent = config.linux().cgroup_parent();
   options->set_systemd_cgroup(host.systemd && parent.ends_with(".slice"));
-  if (!parent.empty()) vm->set_cgroup_path(options->systemd_cgroup() ? fmt::format("{}:cri-containerd:{}", parent.substr(parent.rfind('/') + 1), group) : parent + "/" + group);
+  if (!parent.empty()) vm->set_cgroup_path(CgroupsPath(parent, options->systemd_cgroup(), "cri-containerd", group));
   return {};
 }
 
