@@ -141,9 +141,8 @@ Result<VmRequest> ContainerdVm::PlanMachine(const v3::CreateTaskRequest& request
 }
 
 Result<pod::v1::SandboxOptions> ContainerdVm::PlanSandbox(const wkt::Any& any) {
-  auto options = TRY(ReadSandboxOptions(any));
-  pod::v1::PodConfig config;
-  if (!any.type_url().ends_with(kPodConfigType) || !config.ParseFromString(any.value())) return MakeError(Code::kInvalidArgument, "its options are no {}", kPodConfigType);
+  auto config = TRY(ReadPodConfig(any));
+  auto options = TRY(OptionsOf(config));
   TRY(CheckImage(settings_));
   TRY(CompleteOptions(config, pod_.id(), settings_, ReadHostFacts(settings_), &options));
   sandbox_ = by_service_ = true;

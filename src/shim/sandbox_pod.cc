@@ -6,7 +6,6 @@
 #include <climits>
 
 #include "base/clock.h"
-#include "caisson/pod/v1/pod_config.pb.h"
 #include "containerd/sandbox.pb.h"
 #include "task/timestamp.h"
 
@@ -50,7 +49,11 @@ Result<> SandboxPod::CheckFresh() const {
   return {};
 }
 
-Result<pod::v1::SandboxOptions> SandboxPod::ReadOptions(const wkt::Any& any) { return ReadSandboxOptions(any); }
+Result<pod::v1::SandboxOptions> SandboxPod::ReadOptions(const wkt::Any& any) {
+  pod::v1::SandboxOptions options;
+  if (any.type_url().ends_with(kSandboxOptionsType) && options.ParseFromString(any.value())) return options;
+  return OptionsOf(TRY(ReadPodConfig(any)));
+}
 
 void SandboxPod::SetStopped() {
   state_ = State::kStopped;
@@ -58,13 +61,14 @@ void SandboxPod::SetStopped() {
   for (auto& waiter : std::exchange(waiters_, {})) waiter();
 }
 
-Result<pod::v1::SandboxOptions> ReadSandboxOptions(const wkt::Any& any) {
-  pod::v1::SandboxOptions options;
-  if (any.type_url().ends_with(kSandboxOptionsType) && options.ParseFromString(any.value())) return options;
+Result<pod::v1::PodConfig> ReadPodConfig(const wkt::Any& any) {
   pod::v1::PodConfig config;
-  if (!any.type_url().ends_with(kPodConfigType) || !config.ParseFromString(any.value())) {
-    return MakeError(Code::kInvalidArgument, "its options are neither {} nor {}", kSandboxOptionsType, kPodConfigType);
-  }
+  if (any.type_url().ends_with(kPodConfigType) && config.ParseFromString(any.value())) return config;
+  return MakeError(Code::kInvalidArgument, "its options are neither {} nor {}", kSandboxOptionsType, kPodConfigType);
+}
+
+Result<pod::v1::SandboxOptions> OptionsOf(const pod::v1::PodConfig& config) {
+  pod::v1::SandboxOptions options;
   const auto& spaces = config.linux().security_context().namespace_options();
   if (spaces.has_userns_options() && spaces.userns_options().mode() == pod::v1::POD) {
     return MakeError(Code::kUnimplemented, "a user namespace of a pod's own is made for caissond alone");

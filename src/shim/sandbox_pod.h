@@ -16,6 +16,7 @@
 
 #include "base/result.h"
 #include "caisson/pod/v1/pod.pb.h"
+#include "caisson/pod/v1/pod_config.pb.h"
 #include "caisson/wkt/wkt.pb.h"
 #include "ttrpc/server.h"
 
@@ -69,8 +70,10 @@ class SandboxPod {
   std::vector<std::function<void()>> waiters_;
 };
 
-// Of CreateSandboxRequest.options, either type. kUnimplemented for what only caissond's own options can say.
-Result<pod::v1::SandboxOptions> ReadSandboxOptions(const wkt::Any& any);
+// The CRI's configuration, of CreateSandboxRequest.options. kInvalidArgument: it is something else.
+Result<pod::v1::PodConfig> ReadPodConfig(const wkt::Any& any);
+// What that asks for. kUnimplemented for what only caissond's own options can say.
+Result<pod::v1::SandboxOptions> OptionsOf(const pod::v1::PodConfig& config);
 
 // Before the server listens. The pod outlives the server; `on_shutdown` runs when the answer to Shutdown is on its way.
 void RegisterSandboxService(ttrpc::Server* server, SandboxPod* pod, std::function<void()> on_shutdown);
