@@ -159,9 +159,7 @@ Result<UniqueFd> EarlyInit() {
 
 std::string ContainerDir(const std::string& id) { return fmt::format("{}/containers/{}", kRunDir, id); }
 
-bool StartedForDebugging() {
-  return StartedWith(kGuestDebugWord);
-}
+bool StartedForDebugging() { return StartedWith(kGuestDebugWord); }
 
 bool HasWord(std::string_view command_line, std::string_view word) {
   auto words = Split(Trim(command_line), ' ');

@@ -29,11 +29,11 @@ struct LauncherCall {
   std::string_view name;
   Result<std::string> (*serve)(std::string_view request, Descriptors* fds);
 };
-// Where ExecRecord (launch.proto) of a bundle is.
-inline std::string RecordPath(const std::string& bundle) { return bundle + "/exec"; }
-
 std::span<const LauncherCall> PodCalls();        // launcher_pod.cc
 std::span<const LauncherCall> ContainerCalls();  // launcher_container.cc
+
+// Where ExecRecord (launch.proto) of a bundle is.
+inline std::string RecordPath(const std::string& bundle) { return bundle + "/exec"; }
 
 template <class Request, class Response>
 Result<std::string> ServeTyped(Result<Response> (*call)(const Request&, Descriptors*), std::string_view bytes, Descriptors* fds) {

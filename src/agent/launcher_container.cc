@@ -75,9 +75,8 @@ Result<> WriteRecord(oci::Container* container, const std::string& bundle) {
   record.set_namespace_flags(target.namespace_flags);
   if (target.personality) record.set_personality(*target.personality);
   if (target.filter) {
-    record.set_filtered(true);
-    record.set_filter(target.filter->bpf);
-    record.set_filter_flags(target.filter->flags);
+    record.mutable_filter()->set_bpf(target.filter->bpf);
+    record.mutable_filter()->set_flags(target.filter->flags);
   }
   return sys::ReplaceFile(RecordPath(bundle), record.SerializeAsString());
 }
@@ -89,7 +88,7 @@ Result<oci::ExecTarget> ReadRecord(const std::string& bundle) {
   oci::ExecTarget target;
   target.namespace_flags = record.namespace_flags();
   if (record.has_personality()) target.personality = record.personality();
-  if (record.filtered()) target.filter = oci::SeccompFilter{record.filter(), record.filter_flags()};
+  if (record.has_filter()) target.filter = oci::SeccompFilter{record.filter().bpf(), record.filter().flags()};
   return target;
 }
 

@@ -111,9 +111,7 @@ Result<> WriteBundle(const std::string& dir, const v1::PrepareContainerRequest& 
   if (chown(config.c_str(), 0, kNobodysId) != 0) return ErrnoError("own '{}'", config);
   if (!request.has_seccomp()) return {};
   v1::ExecRecord record;
-  record.set_filtered(true);
-  record.set_filter(request.seccomp().bpf());
-  record.set_filter_flags(request.seccomp().flags());
+  *record.mutable_filter() = request.seccomp();
   return sys::WriteNewFile(RecordPath(dir), record.SerializeAsString(), 0600);
 }
 
