@@ -2,7 +2,7 @@
 //
 // GuestForwards: connections from the host to ports of a VM pod: the agent dials the port, and what comes from one end goes to the other
 // until both have ended or one breaks. The other end is the caller's unix socket (Pod.Forward), or who has dialled localhost in the pod's
-// network namespace, as containerd and CRI-O forward ports. One thread, the loop's.
+// network namespace, as containerd forwards ports. One thread, the loop's.
 #pragma once
 
 #include <functional>

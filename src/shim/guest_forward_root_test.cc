@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <thread>
 #include <vector>
 
 #include "base/limits.h"
@@ -60,14 +61,10 @@ TEST(GuestForwards, AsManyAsMayBe) {
     loop->After(60'000, [&] { ADD_FAILURE() << "it does nothing", loop->Stop(); });
 
     std::vector<UniqueFd> clients;
-    std::thread dialler;
-    auto dial = [&](size_t count) {
-      // The backlog may be shorter than that: the loop runs meanwhile.
-      dialler = std::thread([&, count] {
-        for (size_t i = 0; i < count; ++i) clients.push_back(DialLocalhost(4711));
-      });
-    };
-    dial(limits::kLocalForwards);
+    // The backlog may be shorter than that: the loop runs meanwhile.
+    std::thread dialler([&] {
+      for (size_t i = 0; i < limits::kLocalForwards; ++i) clients.push_back(DialLocalhost(4711));
+    });
     ASSERT_TRUE(loop->Run());
     dialler.join();
     UniqueFd beyond = DialLocalhost(4711);
