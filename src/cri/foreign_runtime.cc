@@ -43,6 +43,21 @@ Result<pod::v1::ForeignRuntime> ForeignRuntimeOf(const std::string& name, const 
   return runtime;
 }
 
+// containerd, internal/cri/annotations. gVisor's shim finds the pod's volumes by its log directory, Kata's sizes its VM by the resources.
+void AddSandboxAnnotations(const runtime::v1::PodSandboxConfig& pod, pod::v1::ForeignRuntime* runtime) {
+  auto set = [&](const char* name, std::string value) { (*runtime->mutable_annotations())[fmt::format("io.kubernetes.cri.sandbox-{}", name)] = std::move(value); };
+  set("name", pod.metadata().name());
+  set("namespace", pod.metadata().namespace_());
+  set("uid", pod.metadata().uid());
+  set("log-directory", pod.log_directory());
+  if (!pod.linux().has_resources()) return;
+  const auto& resources = pod.linux().resources();
+  set("cpu-period", std::to_string(resources.cpu_period()));
+  set("cpu-quota", std::to_string(resources.cpu_quota()));
+  set("cpu-shares", std::to_string(resources.cpu_shares()));
+  set("memory", std::to_string(resources.memory_limit_in_bytes()));
+}
+
 Result<> CheckForeignPod(const std::string& name, const runtime::v1::PodSandboxConfig& pod) {
   if (!HasUserNamespace(pod)) return {};
   return MakeError(Code::kUnimplemented, "handler '{}' has a runtime of another project's, whose pods cannot have user namespaces", name);

@@ -14,6 +14,9 @@ namespace caisson::cri {
 // `handler` is foreign. kFailedPrecondition naming the handler and the program: it is not there.
 Result<pod::v1::ForeignRuntime> ForeignRuntimeOf(const std::string& name, const HandlerConfig& handler);
 
+// What containerd's CRI plugin tells a runtime of a pod, by annotations of its sandbox container. The pod's own annotations are not among them.
+void AddSandboxAnnotations(const runtime::v1::PodSandboxConfig& pod, pod::v1::ForeignRuntime* runtime);
+
 // kUnimplemented with a sentence for what a pod of such a handler cannot have.
 Result<> CheckForeignPod(const std::string& name, const runtime::v1::PodSandboxConfig& pod);
 

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "shim/foreign_client.h"
 #include "task/attachments.h"
 #include "task/log_file.h"
 #include "task/process.h"
@@ -31,6 +32,7 @@ struct ForeignProcess {
 struct ForeignContainer {
   std::string id, bundle;
   std::string cgroup_path, process_json;
+  std::shared_ptr<ForeignClient> shim;  // that serves it
   bool created = false;    // by the shim; before that nobody finds it
   bool own_stdio = false;  // it comes to the log and to who is attached
   bool paused = false, oom_killed = false;

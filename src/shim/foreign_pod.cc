@@ -2,12 +2,9 @@
 #include "shim/foreign_pod.h"
 
 #include <fcntl.h>
-#include <signal.h>
-#include <sys/epoll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -16,11 +13,10 @@
 #include "containerd/ttrpc_events.pb.h"
 #include "shim/cgroup_record.h"
 #include "shim/foreign_spec.h"
+#include "shim/foreign_start.h"
 #include "sys/new_file.h"
 #include "sys/own_program.h"
 #include "sys/socket.h"
-#include "task/process.h"
-#include "ttrpc/client.h"
 
 namespace caisson::shim {
 namespace {
@@ -29,7 +25,6 @@ namespace events = containerd::services::events::ttrpc::v1;
 
 constexpr char kEventsSocket[] = "events.sock";
 constexpr size_t kSocketPathBytes = 100;  // sun_path has 108, and not every shim knows a way around it
-constexpr size_t kShimLogBytes = 256 << 10;   // of what a shim logs; the rest is dropped
 constexpr int64_t kForeignEndMillis = 10'000;
 
 Result<> MakePrivateFolder(const std::string& path) {
@@ -41,17 +36,15 @@ Result<> MakePrivateFolder(const std::string& path) {
 
 ForeignPod::ForeignPod(std::string id, std::string seccomp_cache_dir, task::Tasks* tasks, std::function<void()> on_end)
     : SandboxPod(id), tasks_(tasks), loop_(tasks->loop()), on_end_(std::move(on_end)), native_(std::move(id), std::move(seccomp_cache_dir), tasks),
-      client_([this](const std::string& what) {
-        loop_->Post([this, what] {
-          if (active()) EndWith({"ShimSilent", fmt::format("the pod's shim '{}' does not answer ({})", options_.runtime().program(), what)});
-        });
+      shims_(loop_, [this](VmEnd end) {
+        if (active()) EndWith(end);
       }),
-      containers_(loop_, &client_) {}
+      containers_(loop_, &shims_) {}
 
 ForeignPod::~ForeignPod() { (void)Stop(kStopMillis); }
 
 Result<> ForeignPod::MakeSandboxBundle() {
-  SandboxContainer container{id(), TRY(sys::OwnProgram()), CgroupBesideContainers(options_, "sandbox-" + id()), getpid()};
+  SandboxContainer container{id(), TRY(sys::OwnProgram()), CgroupBesideContainers(options_, "sandbox-" + id()), getpid(), bundle_ + "/shm"};
   for (const std::string& folder : {bundle_ + "/io", bundle_ + "/sandbox", SandboxBundle(), SandboxBundle() + "/rootfs"}) TRY(MakePrivateFolder(folder));
   return sys::WriteNewFile(SandboxBundle() + "/config.json", SandboxContainerSpec(container, options_));
 }
@@ -70,56 +63,6 @@ Result<> ForeignPod::ListenForEvents() {
   return events_->Listen(TRY(sys::ListenUnix(path)));
 }
 
-// A shim opens it for writing and waits until someone reads.
-Result<> ForeignPod::OpenShimLog() {
-  const std::string path = SandboxBundle() + "/log";
-  if (mkfifo(path.c_str(), 0600) != 0) return ErrnoError("make the FIFO '{}'", path);
-  log_ = TRY(task::OpenFifo(path, O_RDWR));
-  return loop_->Watch(log_.get(), EPOLLIN, [this](uint32_t) { OnShimLog(); });
-}
-
-void ForeignPod::OnShimLog() {
-  char bytes[4096];
-  ssize_t got = read(log_.get(), bytes, sizeof bytes);
-  if (got <= 0 || logged_bytes_ >= kShimLogBytes) return;
-  logged_bytes_ += static_cast<size_t>(got);
-  log::Info("shim: {}{}", std::string_view(bytes, static_cast<size_t>(got)), logged_bytes_ < kShimLogBytes ? "" : " (it is not listened to any more)");
-}
-
-Result<> ForeignPod::PlaceShim(const std::vector<int>& before) {
-  Result<> first;
-  for (int child : TRY(OwnChildren())) {
-    if (std::find(before.begin(), before.end(), child) != before.end()) continue;
-    auto placed = cgroup_->Attach(child);
-    if (!placed && first && kill(child, 0) == 0) first = std::move(placed);
-    if (!first) kill(child, SIGKILL);
-  }
-  return first;
-}
-
-Result<> ForeignPod::StartShim() {
-  const std::string path = CgroupBesideContainers(options_, "shim-" + id());
-  TRY(RecordCgroup(bundle_, path, options_.systemd_cgroup()));
-  cgroup_ = TRY(oci::Cgroup::Create({path, options_.systemd_cgroup(), {}, false}));
-  const std::vector<int> before = TRY(OwnChildren());
-  wkt::Any options = TRY(ShimOptionsOf(options_.runtime(), options_.systemd_cgroup()));
-  auto address = StartForeignShim({options_.runtime().program(), id(), SandboxBundle(), events_path_}, options, kForeignStartMillis);
-  // Also what one that failed has left.
-  auto placed = PlaceShim(before);
-  TRY(record_->SetSocket(address ? address->socket : ""));
-  if (!address) return std::move(address.error());
-  TRY(std::move(placed));
-  auto socket = sys::ConnectUnix(address->socket);
-  if (!socket) return std::move(socket.error()).Within(fmt::format("the shim '{}'", options_.runtime().program()));
-  auto client = TRY(ttrpc::Client::Create(loop_, std::move(*socket)));
-  client->OnClosed([this] {
-    if (client_.ended() || !active()) return;
-    EndWith({"ShimEnded", fmt::format("the pod's shim '{}' has ended, or does not speak its protocol any more", options_.runtime().program())});
-  });
-  client_.Connect(std::move(client), address->version);
-  return {};
-}
-
 Result<> ForeignPod::Prepare(const std::string& bundle, const pod::v1::SandboxOptions& options) {
   TRY(CheckFresh());
   if (options.runtime().type().empty() || !options.runtime().program().starts_with('/')) {
@@ -134,12 +77,14 @@ Result<> ForeignPod::Prepare(const std::string& bundle, const pod::v1::SandboxOp
   state_ = State::kFailed;
   TRY(MakeSandboxBundle());
   TRY(ListenForEvents());
-  TRY(OpenShimLog());
   record_ = std::make_unique<ForeignRecord>(bundle_);
   TRY(record_->Begin(options.runtime().program(), events_path_));
   containers_.SetPod({bundle_, bundle_ + "/shm", options.cgroup_parent(), options.systemd_cgroup(), TRY(ShimOptionsOf(options.runtime(), options.systemd_cgroup())), record_.get()});
   TRY(record_->Add(id(), SandboxBundle()));
-  return StartShim();
+  TRY(shims_.Begin({options.runtime().program(), bundle_, events_path_, CgroupBesideContainers(options, "shim-" + id()), options.systemd_cgroup(),
+                    TRY(ShimOptionsOf(options.runtime(), options.systemd_cgroup())), record_.get()}));
+  shim_ = TRY(shims_.StartFor(id(), SandboxBundle()));
+  return {};
 }
 
 void ForeignPod::Create(const std::string& bundle, const std::string& netns_path, const pod::v1::SandboxOptions& options, Done done) {
@@ -162,12 +107,12 @@ void ForeignPod::Start(Done done) {
       if (running && state_ == State::kCreated) state_ = State::kReady;
       done(std::move(running));
     };
-    containers_.RunSandboxContainer(id(), SandboxBundle(), ready, [this](uint32_t status) { OnSandboxEnd(status); });
+    containers_.RunSandboxContainer(id(), SandboxBundle(), shim_, ready, [this](uint32_t status) { OnSandboxEnd(status); });
   });
 }
 
 void ForeignPod::OnSandboxEnd(uint32_t status) {
-  if (client_.ended() || !active()) return;
+  if (shim_->ended() || !active()) return;
   loop_->Post([this, status] {
     if (active()) EndWith({"SandboxEnded", fmt::format("the pod's sandbox container ended with status {}", status)});
   });
@@ -189,11 +134,9 @@ Result<> ForeignPod::End(const std::string& why, const VmEnd& end, int64_t deadl
   const Deadline deadline = Deadline::After(deadline_millis);
   // All processes first, and nobody's help is needed for it; the shim's own are the last of them.
   auto killed = containers_.KillAll(deadline);
-  if (killed && cgroup_) killed = cgroup_->Kill(deadline);
-  client_.End(why);
+  if (killed) killed = shims_.Kill(deadline);
+  shims_.End(why);
   containers_.OnShimEnd(end);
-  if (log_) loop_->Unwatch(log_.get());
-  log_.Reset();
   events_.reset();
   if (!bundle_.empty()) {
     auto cleaned = CleanUp(bundle_);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // ForeignPod: a native pod whose containers another project's shim makes, driven as containerd drives it. The namespaces are this process's, as those of any native pod
-// (native_pod.h). The shim is started in Create, while this process is still in the host's namespaces; its processes are put into a cgroup of their own.
+// (native_pod.h). The shim is started in Create, while this process is still in the host's namespaces (foreign_shims.h).
 // Start makes the pod's sandbox container, which runtimes with one sandbox for a pod put the others into: our own program, waiting. Other containers: foreign_tasks.h.
 //
 // The shim's end, however it comes, is the pod's: its containers are killed by their cgroups and count as killed, why is told by Task and Pod and
@@ -16,10 +16,9 @@
 
 #include "base/result.h"
 #include "base/unique_fd.h"
-#include "oci/cgroup.h"
 #include "shim/foreign_client.h"
 #include "shim/foreign_record.h"
-#include "shim/foreign_start.h"
+#include "shim/foreign_shims.h"
 #include "shim/foreign_tasks.h"
 #include "shim/native_pod.h"
 #include "shim/sandbox_pod.h"
@@ -48,11 +47,6 @@ class ForeignPod : public SandboxPod {
   Result<> Prepare(const std::string& bundle, const pod::v1::SandboxOptions& options);
   Result<> MakeSandboxBundle();
   Result<> ListenForEvents();
-  Result<> OpenShimLog();
-  void OnShimLog();
-  Result<> StartShim();
-  // Its processes are the children that this one has got since.
-  Result<> PlaceShim(const std::vector<int>& before);
   void OnSandboxEnd(uint32_t status);
   // The pod has ended by itself.
   void EndWith(const VmEnd& end);
@@ -63,15 +57,14 @@ class ForeignPod : public SandboxPod {
   sys::EventLoop* loop_;
   std::function<void()> on_end_;
   NativePod native_;
-  ForeignClient client_;
+  ForeignShims shims_;
   ForeignTasks containers_;
   pod::v1::SandboxOptions options_;
   std::string bundle_, events_path_;
   std::unique_ptr<ForeignRecord> record_;
-  std::unique_ptr<oci::Cgroup> cgroup_;  // the shim's
+  std::shared_ptr<ForeignClient> shim_;  // the sandbox container's
   std::unique_ptr<ttrpc::Server> events_;
-  UniqueFd folder_, log_;
-  size_t logged_bytes_ = 0;
+  UniqueFd folder_;
 };
 
 }  // namespace caisson::shim

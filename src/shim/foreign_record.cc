@@ -33,17 +33,17 @@ void CleanUpContainer(const ForeignCommand& command, const Deadline& deadline) {
   }
 }
 
+}  // namespace
+
 void RemoveShimSocket(const std::string& path) {
   struct stat info {};
   if (lstat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode)) unlink(path.c_str());
 }
 
-}  // namespace
-
 Result<> ForeignRecord::Write() const {
   Json containers = Json::array();
-  for (const auto& [id, bundle] : containers_) containers.push_back({{"id", id}, {"bundle", bundle}});
-  return sys::ReplaceFile(ForeignFileOf(bundle_), DumpJson({{"program", program_}, {"events", events_}, {"socket", socket_}, {"containers", std::move(containers)}}));
+  for (const Container& one : containers_) containers.push_back({{"id", one.id}, {"bundle", one.bundle}, {"socket", one.socket}});
+  return sys::ReplaceFile(ForeignFileOf(bundle_), DumpJson({{"program", program_}, {"events", events_}, {"containers", std::move(containers)}}));
 }
 
 Result<> ForeignRecord::Begin(const std::string& program, const std::string& events) {
@@ -52,18 +52,20 @@ Result<> ForeignRecord::Begin(const std::string& program, const std::string& eve
   return Write();
 }
 
-Result<> ForeignRecord::SetSocket(const std::string& socket) {
-  socket_ = socket;
+Result<> ForeignRecord::Add(const std::string& id, const std::string& bundle) {
+  containers_.push_back({id, bundle, ""});
   return Write();
 }
 
-Result<> ForeignRecord::Add(const std::string& id, const std::string& bundle) {
-  containers_.emplace_back(id, bundle);
+Result<> ForeignRecord::SetSocket(const std::string& id, const std::string& socket) {
+  for (Container& one : containers_) {
+    if (one.id == id) one.socket = socket;
+  }
   return Write();
 }
 
 Result<> ForeignRecord::Remove(const std::string& id) {
-  std::erase_if(containers_, [&](const auto& one) { return one.first == id; });
+  std::erase_if(containers_, [&](const auto& one) { return one.id == id; });
   return Write();
 }
 
@@ -81,8 +83,8 @@ Result<> CleanUpForeign(const std::string& bundle) {
     for (const auto& container : containers) {
       if (!container.is_object()) continue;
       CleanUpContainer({field(*record, "program"), field(container, "id"), field(container, "bundle"), field(*record, "events")}, deadline);
+      RemoveShimSocket(field(container, "socket"));
     }
-    RemoveShimSocket(field(*record, "socket"));
   }
   if (unlink(ForeignFileOf(bundle).c_str()) != 0 && errno != ENOENT) return ErrnoError("remove '{}'", ForeignFileOf(bundle));
   return {};

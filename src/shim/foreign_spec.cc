@@ -85,8 +85,11 @@ std::string SandboxContainerSpec(const SandboxContainer& container, const pod::v
   spec["mounts"] = json::array({MountOn("/proc", "proc", "proc", {"nosuid", "noexec", "nodev"}),
                                 MountOn("/dev", "tmpfs", "tmpfs", {"nosuid", "strictatime", "mode=755", "size=65536k"}),
                                 MountOn(kPauseProgram, "bind", container.program, {"bind", "ro", "nosuid", "nodev"})});
-  spec["annotations"] = {{"io.kubernetes.cri.container-type", "sandbox"}, {"io.kubernetes.cri.sandbox-id", container.id},
-                         {"io.kubernetes.cri.sandbox-name", options.hostname()}};
+  spec["annotations"] = {{"io.kubernetes.cri.container-type", "sandbox"}, {"io.kubernetes.cri.sandbox-id", container.id}};
+  for (const auto& [name, value] : options.runtime().annotations()) spec["annotations"][name] = value;
+  // What a runtime with one sandbox for a pod has no other way to know.
+  if (!options.hostname().empty()) spec["hostname"] = options.hostname();
+  if (!options.host_ipc()) spec["mounts"].push_back(MountOn("/dev/shm", "bind", container.shm, {"rbind", "nosuid", "noexec", "nodev"}));
   json& out = spec["linux"];
   out["namespaces"] = NamespacesOfPod(container, options);
   out["cgroupsPath"] = container.cgroup_path;

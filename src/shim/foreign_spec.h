@@ -21,6 +21,7 @@ struct SandboxContainer {
   std::string program;      // on the host: this program, which waits there as `pause`
   std::string cgroup_path;  // linux.cgroupsPath
   int companion = 0;        // the process that lives in the pod's namespaces
+  std::string shm;          // where the pod's /dev/shm is mounted
 };
 // The configuration of the sandbox container. It has a PID namespace of its own, and the pod's others.
 std::string SandboxContainerSpec(const SandboxContainer& container, const pod::v1::SandboxOptions& options);

@@ -161,6 +161,11 @@ Result<ForeignTasks::ContainerPtr> ForeignTasks::Prepare(const v3::CreateTaskReq
   auto opened = OpenStdio(request.options(), container);
   if (opened) opened = RecordCgroup(pod_.bundle, container->cgroup_path, pod_.systemd_cgroup);
   if (opened) opened = pod_.record->Add(id, container->bundle);
+  if (opened) {
+    auto shim = shims_->StartFor(id, container->bundle);
+    if (shim) container->shim = std::move(*shim);
+    if (!shim) opened = std::move(shim.error());
+  }
   if (!opened) DropStdio(container->init.get());
   TRY(std::move(opened));
   return container;
@@ -184,7 +189,7 @@ void ForeignTasks::Create(const v3::CreateTaskRequest& request, Respond<v3::Crea
 void ForeignTasks::CreateInShim(const ContainerPtr& container, v3::CreateTaskRequest request, Respond<v3::CreateTaskResponse> respond) {
   if (!pod_.options.type_url().empty()) *request.mutable_options() = pod_.options;
   containers_[container->id] = container;
-  client_->Call<v3::CreateTaskResponse>("Create", request, kShimMakeMillis, [this, container, respond](Result<v3::CreateTaskResponse> created) {
+  container->shim->Call<v3::CreateTaskResponse>("Create", request, kShimMakeMillis, [this, container, respond](Result<v3::CreateTaskResponse> created) {
     if (created && closed_) created = MakeError(Code::kCancelled, "container '{}': the pod has been stopped", container->id);
     if (!created) {
       DropStdio(container->init.get());
@@ -199,10 +204,11 @@ void ForeignTasks::CreateInShim(const ContainerPtr& container, v3::CreateTaskReq
   });
 }
 
-void ForeignTasks::RunSandboxContainer(const std::string& id, const std::string& bundle, std::function<void(Result<>)> done, Ended ended) {
+void ForeignTasks::RunSandboxContainer(const std::string& id, const std::string& bundle, std::shared_ptr<ForeignClient> shim, std::function<void(Result<>)> done, Ended ended) {
   auto container = std::make_shared<ForeignContainer>();
   container->id = id;
   container->bundle = bundle;
+  container->shim = std::move(shim);
   auto spec = sys::ReadFile(bundle + "/config.json", limits::kJsonBytes);
   auto made = spec ? MakeForeignSpec(*spec, pod_.shm) : Result<ForeignSpec>(std::move(spec.error()));
   if (!made) return done(std::move(made.error()));
@@ -226,7 +232,7 @@ void ForeignTasks::StartProcess(const ContainerPtr& container, const ProcessPtr&
   request.set_id(container->id);
   request.set_exec_id(process->process.exec_id);
   const int64_t now = NowNanos();
-  client_->Call<v3::StartResponse>("Start", request, kShimMakeMillis, [this, container, process, done, now](Result<v3::StartResponse> started) {
+  container->shim->Call<v3::StartResponse>("Start", request, kShimMakeMillis, [this, container, process, done, now](Result<v3::StartResponse> started) {
     if (!started) {
       if (process != container->init) OnExit(container, process, kShimStartError, NowNanos());
       return done(std::move(started.error()).Within(fmt::format("container '{}'", container->id)));
@@ -276,7 +282,7 @@ void ForeignTasks::AddExec(const ContainerPtr& container, const ProcessPtr& proc
   request.mutable_spec()->set_type_url(kProcessOfSpec);
   request.mutable_spec()->set_value(spec);
   container->execs[added.exec_id] = process;
-  client_->Call<wkt::Empty>("Exec", request, kShimAnswerMillis, [this, container, process, respond](Result<wkt::Empty> answer) {
+  container->shim->Call<wkt::Empty>("Exec", request, kShimAnswerMillis, [this, container, process, respond](Result<wkt::Empty> answer) {
     if (!answer) Forget(container, process);
     respond(std::move(answer));
   });
@@ -302,10 +308,10 @@ void ForeignTasks::Watch(const ContainerPtr& container, const ProcessPtr& proces
   v3::WaitRequest request;
   request.set_id(container->id);
   request.set_exec_id(process->process.exec_id);
-  client_->Ask<v3::WaitResponse>("Wait", request, ttrpc::Client::kNoTimeout, [this, container, process](Result<v3::WaitResponse> ended) {
+  container->shim->Ask<v3::WaitResponse>("Wait", request, ttrpc::Client::kNoTimeout, [this, container, process](Result<v3::WaitResponse> ended) {
     if (ended) return OnExit(container, process, std::min(ended->exit_status(), kShimMostStatus), TimeOfShim(ended->exited_at()));
     // When the shim itself has ended OnShimEnd tells. It may not know the process any more.
-    if (!client_->ended() && ended.error().code == Code::kNotFound) OnExit(container, process, kShimKilled, NowNanos());
+    if (!container->shim->ended() && ended.error().code == Code::kNotFound) OnExit(container, process, kShimKilled, NowNanos());
   });
 }
 
@@ -363,26 +369,26 @@ void ForeignTasks::Kill(const v3::KillRequest& request, Respond<wkt::Empty> resp
     KillExec(*container, *process);
     return respond(wkt::Empty());
   }
-  client_->Call<wkt::Empty>("Kill", request, kShimAnswerMillis, [container = *container, process = *process, respond](Result<wkt::Empty> killed) {
+  (*container)->shim->Call<wkt::Empty>("Kill", request, kShimAnswerMillis, [container = *container, process = *process, respond](Result<wkt::Empty> killed) {
     if (!killed && (process->exiting || killed.error().code == Code::kNotFound)) return respond(wkt::Empty());
     respond(std::move(killed));
   });
 }
 
 void ForeignTasks::KillContainer(const ContainerPtr& container, const v3::KillRequest& request, Respond<wkt::Empty> respond) {
-  if (client_->ended()) return respond(wkt::Empty());  // with its shim
+  if (container->shim->ended()) return respond(wkt::Empty());  // with its shim
   if (request.signal() != SIGKILL) {
-    return client_->Call<wkt::Empty>("Kill", request, kShimAnswerMillis, [container, respond](Result<wkt::Empty> killed) {
+    return container->shim->Call<wkt::Empty>("Kill", request, kShimAnswerMillis, [container, respond](Result<wkt::Empty> killed) {
       if (!killed && (container->init->exiting || killed.error().code == Code::kNotFound)) return respond(wkt::Empty());
       respond(std::move(killed));
     });
   }
-  client_->Ask<wkt::Empty>("Kill", request, kShimKillMillis, [this, container, respond](Result<wkt::Empty> killed) {
+  container->shim->Ask<wkt::Empty>("Kill", request, kShimKillMillis, [this, container, respond](Result<wkt::Empty> killed) {
     // A frozen process dies only when it is thawed (cgroup v1, freezer-subsystem.rst).
     if (killed && std::exchange(container->paused, false)) {
       v3::ResumeRequest resume;
       resume.set_id(container->id);
-      client_->Ask<wkt::Empty>("Resume", resume, kShimAnswerMillis, [](Result<wkt::Empty>) {});
+      container->shim->Ask<wkt::Empty>("Resume", resume, kShimAnswerMillis, [](Result<wkt::Empty>) {});
     }
     if (killed || container->init->exiting) return respond(wkt::Empty());
     auto cgroup = GroupOf(*container);
@@ -392,7 +398,7 @@ void ForeignTasks::KillContainer(const ContainerPtr& container, const v3::KillRe
     // Who is dead and not told of is in the hands of a shim that does not work.
     v3::StateRequest state;
     state.set_id(container->id);
-    client_->Call<v3::StateResponse>("State", state, kShimToldMillis, [respond](Result<v3::StateResponse>) { respond(wkt::Empty()); });
+    container->shim->Call<v3::StateResponse>("State", state, kShimToldMillis, [respond](Result<v3::StateResponse>) { respond(wkt::Empty()); });
   });
 }
 
@@ -411,7 +417,7 @@ void ForeignTasks::KillExec(const ContainerPtr& container, const ProcessPtr& pro
   request.set_id(container->id);
   request.set_exec_id(process->process.exec_id);
   request.set_signal(SIGKILL);
-  client_->Ask<wkt::Empty>("Kill", request, kShimAnswerMillis, [](Result<wkt::Empty>) {});
+  container->shim->Ask<wkt::Empty>("Kill", request, kShimAnswerMillis, [](Result<wkt::Empty>) {});
 }
 
 void ForeignTasks::Forget(const ContainerPtr& container, const ProcessPtr& process) {
@@ -427,8 +433,8 @@ void ForeignTasks::Delete(const v3::DeleteRequest& request, Respond<v3::DeleteRe
     return respond(MakeError(Code::kFailedPrecondition, "{} '{}' is running", request.exec_id().empty() ? "container" : "process",
                              request.exec_id().empty() ? request.id() : request.exec_id().substr(0, 128)));
   }
-  client_->Call<v3::DeleteResponse>("Delete", request, kShimMakeMillis, [this, container = *container, process = *process, respond](Result<v3::DeleteResponse> deleted) {
-    if (!deleted && !client_->ended() && deleted.error().code != Code::kNotFound) return respond(std::move(deleted));
+  (*container)->shim->Call<v3::DeleteResponse>("Delete", request, kShimMakeMillis, [this, container = *container, process = *process, respond](Result<v3::DeleteResponse> deleted) {
+    if (!deleted && !container->shim->ended() && deleted.error().code != Code::kNotFound) return respond(std::move(deleted));
     v3::DeleteResponse response;
     if (!process->exiting) OnExit(container, process, kShimKilled, NowNanos());
     End(container, process);
@@ -444,8 +450,9 @@ void ForeignTasks::Delete(const v3::DeleteRequest& request, Respond<v3::DeleteRe
       End(container, exec);
     }
     // Without a shim the record is what the clean-up goes by.
-    auto written = client_->ended() ? Result<>() : pod_.record->Remove(container->id);
+    auto written = container->shim->ended() ? Result<>() : pod_.record->Remove(container->id);
     if (!written) log::Warn("{}", written.error().message);
+    shims_->Release(container->id, container->shim);
     containers_.erase(container->id);
     respond(std::move(response));
   });

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// ForeignTasks: the containers of a pod that another project's shim makes (foreign_pod.h), as the companion sees them. It serves Task (v2 and v3) and
+// ForeignTasks: the containers of a pod that another project's shims make (foreign_pod.h), as the companion sees them. It serves Task (v2 and v3) and
 // caisson.pod.v1.Pod, as task/ does for a pod of this project's own; what is to be done is asked of the shim, by the Task service; what is kept of it stays here:
 // the stdio and so the log and who is attached, the cgroups, and what is known of each end, so that it can be told when there is no shim any more.
 //
@@ -18,9 +18,9 @@
 #include "caisson/pod/v1/pod.pb.h"
 #include "containerd/task_v3.pb.h"
 #include "oci/cgroup.h"
-#include "shim/foreign_client.h"
 #include "shim/foreign_container.h"
 #include "shim/foreign_record.h"
+#include "shim/foreign_shims.h"
 #include "shim/vm_end.h"
 #include "sys/event_loop.h"
 #include "task/scratch.h"
@@ -43,19 +43,19 @@ class ForeignTasks {
   using Ended = std::function<void(uint32_t status)>;
 
   // Both outlive it.
-  ForeignTasks(sys::EventLoop* loop, ForeignClient* client) : loop_(loop), client_(client), scratch_(loop) {}
+  ForeignTasks(sys::EventLoop* loop, ForeignShims* shims) : loop_(loop), shims_(shims), scratch_(loop) {}
 
   // Before the server listens; it outlives the server.
   void Register(ttrpc::Server* server, const std::function<void()>& on_shutdown);
   // Before the first container.
   void SetPod(Pod pod) { pod_ = std::move(pod); }
-  // Makes and starts a container of ours; its stdio is nobody's. `ended` runs when it ends by itself.
-  void RunSandboxContainer(const std::string& id, const std::string& bundle, std::function<void(Result<>)> done, Ended ended);
+  // Makes and starts a container of ours, by the pod's shim; its stdio is nobody's. `ended` runs when it ends by itself.
+  void RunSandboxContainer(const std::string& id, const std::string& bundle, std::shared_ptr<ForeignClient> shim, std::function<void(Result<>)> done, Ended ended);
   // An event of the shim's: of a container's want of memory, or of an end.
   void OnEvent(const std::string& topic, const wkt::Any& event);
   // No container is made any more. SIGKILL to all, by their cgroups.
   Result<> KillAll(const Deadline& deadline);
-  // There is no shim any more; ForeignClient has been told. Every process counts as killed, with this reason if there is one.
+  // There is no shim any more; ForeignShims has been told. Every process counts as killed, with this reason if there is one.
   void OnShimEnd(VmEnd end);
 
  private:
@@ -109,7 +109,7 @@ class ForeignTasks {
   std::string NextFifos() { return pod_.bundle + "/io/" + std::to_string(++fifos_); }
 
   sys::EventLoop* loop_;
-  ForeignClient* client_;
+  ForeignShims* shims_;
   task::Scratch scratch_;
   Pod pod_;
   VmEnd end_;

@@ -73,8 +73,9 @@ class ForeignTasks::Execs : public task::ExecHost {
     v3::DeleteRequest request;
     request.set_id(container_id);
     request.set_exec_id(exec_id);
-    tasks_->client_->Ask<v3::DeleteResponse>("Delete", request, kShimForwardMillis, [](Result<v3::DeleteResponse>) {});
     auto container = tasks_->Find(container_id);
+    if (!container) return;
+    (*container)->shim->Ask<v3::DeleteResponse>("Delete", request, kShimForwardMillis, [](Result<v3::DeleteResponse>) {});
     auto process = tasks_->FindProcess(container_id, exec_id);
     if (process) tasks_->Forget(*container, *process);
   }
@@ -88,7 +89,7 @@ void ForeignTasks::Forward(ttrpc::Server* server, const char* service, const cha
   ServeCall<Request, Response>(server, service, method, [this, method](const Request& request, Respond<Response> respond) {
     auto known = Find(request.id());
     if (!known) return respond(std::move(known.error()));
-    client_->Call<Response>(method, request, kShimForwardMillis, std::move(respond));
+    (*known)->shim->template Call<Response>(method, request, kShimForwardMillis, std::move(respond));
   });
 }
 
@@ -97,7 +98,7 @@ void ForeignTasks::Freeze(const char* method, const std::string& id, bool paused
   if (!container) return respond(std::move(container.error()));
   v3::PauseRequest request;  // Resume's has the same field
   request.set_id(id);
-  client_->Call<wkt::Empty>(method, request, kShimForwardMillis, [container = *container, paused, respond](Result<wkt::Empty> answer) {
+  (*container)->shim->Call<wkt::Empty>(method, request, kShimForwardMillis, [container = *container, paused, respond](Result<wkt::Empty> answer) {
     if (answer) container->paused = paused;
     respond(std::move(answer));
   });
@@ -124,11 +125,12 @@ Result<v3::StateResponse> ForeignTasks::State(const v3::StateRequest& request) {
 }
 
 Result<wkt::Empty> ForeignTasks::CloseIo(const v3::CloseIORequest& request) {
+  ContainerPtr container = TRY(Find(request.id()));
   ProcessPtr process = TRY(FindProcess(request.id(), request.exec_id()));
   if (!request.stdin()) return wkt::Empty();
   process->process.CloseStdin();
   // The shim keeps a writing end of its own until it is told. What is in the FIFO still reaches the process.
-  client_->Ask<wkt::Empty>("CloseIO", request, kShimForwardMillis, [](Result<wkt::Empty>) {});
+  container->shim->Ask<wkt::Empty>("CloseIO", request, kShimForwardMillis, [](Result<wkt::Empty>) {});
   return wkt::Empty();
 }
 
@@ -233,7 +235,7 @@ void ForeignTasks::Stats(const pod::v1::StatsRequest& request, Respond<pod::v1::
     ++collection->awaited;
     v3::StatsRequest ask;
     ask.set_id(id);
-    client_->Ask<v3::StatsResponse>("Stats", ask, kFiguresMillis, [this, collection, finish, detail, container = container](Result<v3::StatsResponse> answer) {
+    container->shim->Ask<v3::StatsResponse>("Stats", ask, kFiguresMillis, [this, collection, finish, detail, container = container](Result<v3::StatsResponse> answer) {
       auto stats = answer ? StatsOfMetrics(answer->stats(), detail) : Result<pod::v1::ContainerStats>(std::move(answer.error()));
       if (stats) {
         AddFromGroup(*container, detail, &*stats);

@@ -24,6 +24,8 @@ CRUN_REFUSES = "cgroups in hybrid mode not supported"
 LACKS = {
     "runsc": {"limits": "gVisor's containers have no groups of their own: its sandbox has the pod's",
               "shared_pid": "gVisor's processes have no namespaces that others could join"},
+    "gvisor": {"limits": "gVisor's containers have no groups of their own: its sandbox has the pod's",
+               "exec_tree": "gVisor's shim ends an exec's first process only"},
 }
 
 
@@ -67,9 +69,12 @@ class Case:
     def run_pod(self, **options):
         return self.pods.run_pod(handler=self.handler, **options)
 
+    def may(self, what):
+        return what not in LACKS.get(self.handler, {})
+
     def lacks(self, what):
-        if reason := LACKS.get(self.handler, {}).get(what):
-            pytest.skip(reason)
+        if not self.may(what):
+            pytest.skip(LACKS[self.handler][what])
 
 
 @pytest.fixture(scope="module", params=HANDLERS)
@@ -131,7 +136,8 @@ def test_exec(case):
     with pytest.raises(grpc.RpcError) as late:
         case.pods.exec(container, sh("sleep 98765 & sleep 98765"), timeout=1)
     assert late.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    wait_for("the tree is gone", lambda: "98765" not in case.pods.exec(container, ["ps", "-o", "args"])[1], 30)
+    left = 0 if case.may("exec_tree") else 1
+    wait_for("the tree is gone", lambda: case.pods.exec(container, ["ps", "-o", "args"])[1].count("98765") == left, 30)
     case.pods.client.StopContainer(container_id=container, timeout=0)
 
 

@@ -18,6 +18,9 @@ CONFIG = f"""
 [handlers.runc-shim]
 runtime_type = "io.containerd.runc.v2"
 
+[handlers.runc-shim-1]
+runtime_type = "io.containerd.runc.v1"
+
 [handlers.our-shim]
 runtime_type = "io.containerd.caisson.v2"
 runtime_path = "{BIN}/containerd-shim-caisson-v2"
@@ -110,8 +113,8 @@ def wait_not_ready(daemon, pod):
     wait_for("the pod is not ready", lambda: daemon.client.PodSandboxStatus(pod_sandbox_id=pod[0]).status.state == 1, 30)
 
 
-# The second answers in version 3 of the protocol, and serves Task in version 3.
-@pytest.mark.parametrize("handler", ["runc-shim", "our-shim"])
+# The second wants a process of its own for each container, as gVisor's. The third answers in version 3 of the protocol, and serves Task in version 3.
+@pytest.mark.parametrize("handler", ["runc-shim", "runc-shim-1", "our-shim"])
 def test_containers_of_a_shim(daemon, pods, handler):
     pod = pods.run_pod(handler=handler, name=f"of-{handler}")
     status, log = pods.run(pod, ["sh", "-c", "echo out; echo err >&2; hostname; exit 7"])
@@ -134,6 +137,55 @@ def test_containers_of_a_shim(daemon, pods, handler):
     assert pods.exec(container, ["echo", "again"])[1] == "again\n"
     daemon.client.StopContainer(container_id=container, timeout=0)
     assert pods.status(container).exit_code == 137
+
+
+def test_shims_of_single_containers_come_and_go_with_them(daemon, pods):
+    pod = pods.run_pod(handler="runc-shim-1")
+    one, two = (pods.start(pod, ["sh", "-c", "echo ready; exec sleep 1000"], name=name) for name in ("one", "two"))
+    for container in (one, two):
+        pods.wait_line(container, "ready")
+        assert len(processes("containerd-shim-runc-v1", "-id", container)) == 1
+    assert len(processes("containerd-shim-runc-v1", "-id", pod[0])) == 1
+    with open(f"/proc/{processes('containerd-shim-runc-v1', '-id', two)[0]}/cgroup") as f:
+        assert f"shim-{pod[0]}" in f.read()
+    assert_in_namespaces_of_host("containerd-shim-runc-v1", two)
+    daemon.client.StopContainer(container_id=one, timeout=0)
+    daemon.client.RemoveContainer(container_id=one)
+    wait_for("its shim is gone", lambda: not processes("containerd-shim-runc-v1", "-id", one), 30)
+    assert pods.exec(two, ["echo", "here"])[1] == "here\n"
+    # Whose end was not asked for.
+    os.kill(processes("containerd-shim-runc-v1", "-id", two)[0], signal.SIGKILL)
+    assert pods.wait_exit(two).reason == "ShimEnded"
+    wait_not_ready(daemon, pod)
+    assert not processes("containerd-shim-runc-v1", "-id")
+
+
+def assert_in_namespaces_of_host(*words):
+    for name in ("net", "ipc", "uts"):
+        assert os.readlink(f"/proc/{processes(*words)[0]}/ns/{name}") == os.readlink(f"/proc/self/ns/{name}")
+
+
+def test_container_whose_shim_does_not_start_leaves_the_pod(make_daemon, registry, tmp_path):
+    program = tmp_path / "shim"
+    program.write_text("""#!/bin/sh
+case "$*" in *" start") if [ -e "%s/refuse" ]; then sleep 1000 >/dev/null 2>&1 & echo not today >&2; exit 4; fi;; esac
+exec /usr/bin/containerd-shim-runc-v1 "$@"
+""" % tmp_path)
+    program.chmod(0o755)
+    daemon = make_daemon(config=f'[handlers.moody]\nruntime_type = "io.containerd.runc.v1"\nruntime_path = "{program}"\n')
+    daemon.pull_busybox(registry)
+    probed(daemon)
+    with Pods(daemon) as pods:
+        pod = pods.run_pod(handler="moody")
+        (tmp_path / "refuse").write_text("")
+        with pytest.raises(grpc.RpcError) as error:
+            pods.start(pod, ["sleep", "1000"])
+        assert "ended with status 4: not today" in error.value.details()
+        assert not processes("sleep 1000 ")
+        (tmp_path / "refuse").unlink()
+        status, log = pods.run(pod, ["echo", "well"])
+        assert (status.exit_code, log[0].text) == (0, "well")
+    assert not daemon.leaks_of_pods()
 
 
 def test_shim_that_is_killed_ends_its_pod(daemon, pods):

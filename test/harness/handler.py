@@ -19,6 +19,12 @@ FOREIGN = {
     "runsc": 'runtime = "/usr/bin/runsc"\nruntime_args = ["--platform=ptrace", "--network=host", "--oci-seccomp"]\n',
     "runc-shim": 'runtime_type = "io.containerd.runc.v2"\n',
 }
+# gVisor's own shim, which is not in Debian, where an operator has installed it as its documentation says.
+GVISOR_CONFIG = "/etc/containerd/runsc.toml"
+if shutil.which("containerd-shim-runsc-v1") and os.path.exists(GVISOR_CONFIG):
+    FOREIGN["gvisor"] = f'''runtime_type = "io.containerd.runsc.v1"
+runtime_options = {{ TypeUrl = "io.containerd.runsc.v1.options", ConfigPath = "{GVISOR_CONFIG}" }}
+'''
 DEFAULT = os.environ.get("CAISSON_TEST_HANDLER", "")
 FOREIGN_CONFIG = f"\n[handlers.{DEFAULT}]\n{FOREIGN[DEFAULT]}" if DEFAULT in FOREIGN else ""
 VMS = DEFAULT == "caisson-vm"

@@ -109,7 +109,10 @@ Result<> CreateSandbox(Creation& creation) {
     options.mutable_vm()->set_template_dir(creation.template_folder);
   }
   const HandlerConfig& handler = context.config.handlers.at(record.resolved_handler());
-  if (handler.IsForeign()) *options.mutable_runtime() = TRY(ForeignRuntimeOf(record.resolved_handler(), handler));
+  if (handler.IsForeign()) {
+    *options.mutable_runtime() = TRY(ForeignRuntimeOf(record.resolved_handler(), handler));
+    AddSandboxAnnotations(record.config(), options.mutable_runtime());
+  }
   create.mutable_options()->set_value(options.SerializeAsString());
   TRY(creation.shim->Call<sandbox::CreateSandboxResponse>(service::kSandbox, "CreateSandbox", create));
   if (!HasUserNamespace(record.config())) return {};
