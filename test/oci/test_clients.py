@@ -24,9 +24,11 @@ def place():
     docker_archive(f"{folder}/image.tar")
     leaks = Leaks(os.path.basename(folder))
     yield folder
+    # The parent that Docker was told, and BuildKit's in it.
     for base in ("/sys/fs/cgroup", *(f"/sys/fs/cgroup/{name}" for name in os.listdir("/sys/fs/cgroup"))):
-        if os.path.isdir(f"{base}/{os.path.basename(folder)}"):
-            os.rmdir(f"{base}/{os.path.basename(folder)}")  # the parent that Docker was told
+        for name in ("/buildkit", ""):
+            if os.path.isdir(f"{base}/{os.path.basename(folder)}{name}"):
+                os.rmdir(f"{base}/{os.path.basename(folder)}{name}")
     assert leaks.check() == []
     remove_tree(folder)
 
@@ -179,11 +181,42 @@ def test_docker_kinds_of_containers(dock, place):
     assert dock.ok(*once, "--init=false", "--ipc", "host", "--uts", "host", NAME, "hostname").strip() == os.uname().nodename
 
 
-def test_docker_builds(dock, folder):
+def serve(dock, name, *options):
+    """A container that serves its name, once it does."""
+    dock.ok("run", "--detach", "--name", name, *options, NAME, "sh", "-c", f"mkdir -p /w && echo {name} > /w/name && exec httpd -f -p 80 -h /w")
+    wait_for(f"{name} serves", lambda: dock.run("exec", name, "timeout", "9", "wget", "-qO-", "http://127.0.0.1/name").stdout == f"{name}\n")
+
+
+# Docker makes a container's network by a hook of the runtime specification, which is handed the container's state.
+def test_docker_networks(dock):
+    serve(dock, "web", "--publish", "8080:80")
+    address = dock.ok("inspect", "--format", "{{.NetworkSettings.IPAddress}}", "web").strip()
+    own = dock.ok("run", "--rm", NAME, "sh", "-c", f"timeout 9 wget -qO- http://{address}/name; ip -o -4 address show eth0")
+    assert own.startswith("web\n") and "10.88.7." in own
+    for place in ("127.0.0.1", "10.88.7.1"):
+        done = subprocess.run([*dock.net, "busybox", "wget", "-qO-", f"http://{place}:8080/name"], stdout=subprocess.PIPE, text=True, timeout=60)
+        assert done.stdout == "web\n"
+    assert dock.ok("run", "--rm", "--network", "container:web", NAME, "timeout", "9", "wget", "-qO-", "http://127.0.0.1/name") == "web\n"
+    dock.ok("network", "create", "--ipv6=false", "inner")
+    serve(dock, "named", "--network", "inner")
+    assert dock.ok("run", "--rm", "--network", "inner", NAME, "timeout", "9", "wget", "-qO-", "http://named/name") == "named\n"
+    assert dock.run("run", "--rm", NAME, "timeout", "9", "wget", "-qO-", "http://named/name").returncode != 0
+    dock.ok("network", "connect", "inner", "web")
+    assert dock.ok("exec", "web", "timeout", "9", "wget", "-qO-", "http://named/name") == "named\n"
+    # Anew after an end.
+    dock.ok("restart", "--time", "0", "named")
+    wait_for("it serves again", lambda: dock.run("exec", "web", "timeout", "9", "wget", "-qO-", "http://named/name").stdout == "named\n")
+    dock.ok("rm", "--force", "web", "named")
+    dock.ok("network", "rm", "inner")
+
+
+@pytest.mark.parametrize("network", ["none", "default"])
+@pytest.mark.parametrize("buildkit", ["0", "1"])
+def test_docker_builds(dock, folder, buildkit, network):
     with open(f"{folder}/Dockerfile", "w") as f:
-        f.write(f"FROM {NAME}\nRUN echo built > /file\nRUN test $(cat /file) = built\nCMD cat /file\n")
-    dock.ok("build", "--network", "none", "--tag", "caisson.test/built:1", folder, env={**os.environ, "DOCKER_BUILDKIT": "0"})
-    assert dock.ok("run", "--rm", "--network", "none", "caisson.test/built:1") == "built\n"
+        f.write(f"FROM {NAME}\nRUN echo {buildkit}{network} > /file\nRUN test $(cat /file) = {buildkit}{network}\nCMD cat /file\n")
+    dock.ok("build", "--no-cache", "--network", network, "--tag", "caisson.test/built:1", folder, env={**os.environ, "DOCKER_BUILDKIT": buildkit})
+    assert dock.ok("run", "--rm", "--network", "none", "caisson.test/built:1") == f"{buildkit}{network}\n"
 
 
 def test_podman_life(podman):
