@@ -109,7 +109,10 @@ class ProbePod {
   // The companion's program, which needs nothing beside it, in an empty root.
   Result<> WriteBundle() const {
     std::error_code failed;
-    std::filesystem::create_directories(bundle_ + "/rootfs/proc", failed);
+    // crun makes devices, whatever the configuration has of them.
+    for (const char* name : {"proc", "dev"}) {
+      if (!failed) std::filesystem::create_directories(fmt::format("{}/rootfs/{}", bundle_, name), failed);
+    }
     if (failed) return SysError(failed.value(), fmt::format("make directory '{}'", bundle_));
     TRY(sys::WriteNewFile(bundle_ + "/rootfs/probe", ""));
     auto space = [](const char* type, const std::string& path) { return Json{{"type", type}, {"path", path}}; };
@@ -120,6 +123,7 @@ class ProbePod {
         {"root", {{"path", "rootfs"}, {"readonly", true}}},
         {"annotations", {{"io.kubernetes.cri.container-type", "container"}, {"io.kubernetes.cri.sandbox-id", record_.id()}}},
         {"mounts", {{{"destination", "/proc"}, {"type", "proc"}, {"source", "proc"}},
+                    {{"destination", "/dev"}, {"type", "tmpfs"}, {"source", "tmpfs"}, {"options", {"nosuid", "mode=755", "size=64k"}}},
                     {{"destination", "/probe"}, {"type", "bind"}, {"source", companion_}, {"options", {"bind", "ro"}}}}},
         {"linux", {{"cgroupsPath", context_.systemd_cgroup ? "system.slice:caisson:" + container_ : "/caisson/" + container_},
                    {"namespaces", {{{"type", "pid"}}, {{"type", "mount"}}, space("ipc", of_pod + "ipc"), space("uts", of_pod + "uts"), space("network", of_pod + "net")}}}}};

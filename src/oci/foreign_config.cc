@@ -93,6 +93,7 @@ json ForeignProcess(const ProcessSpec& process) {
 }
 
 Result<> MakeForeign(const ForeignConfigInputs& inputs, json* config) {
+  (*config)["ociVersion"] = kForeignVersion;
   (*config)["process"] = ForeignProcess(inputs.process);
   (*config)["root"]["path"] = inputs.root_path;
   if (config->contains("mounts")) TRY(MakeMountsForeign(inputs, &(*config)["mounts"]));

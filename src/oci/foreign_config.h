@@ -15,6 +15,9 @@
 
 namespace caisson::oci {
 
+// Of the runtime specification that their configurations say: nothing later is in them, and crun up to 1.8 takes no later one.
+inline constexpr char kForeignVersion[] = "1.0.2";
+
 struct ForeignConfigInputs {
   std::string root_path;            // absolute, where the root is mounted
   ProcessSpec process;              // its user resolved, its environment complete

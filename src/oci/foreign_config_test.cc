@@ -36,6 +36,7 @@ ForeignConfigInputs Inputs() {
 TEST(ForeignConfig, WhatOnlyOurLauncherKnowsIsReplaced) {
   json config = Config();
   ASSERT_TRUE(MakeForeign(Inputs(), &config));
+  EXPECT_EQ(config["ociVersion"], "1.0.2");
   EXPECT_EQ(config["root"], (json{{"path", "/bundle/rootfs"}, {"readonly", true}}));
   EXPECT_EQ(config["process"]["args"], (json{"program", "a b"}));
   EXPECT_EQ(config["process"]["user"], (json{{"uid", 5}, {"gid", 0}, {"additionalGids", {7}}}));

@@ -78,7 +78,7 @@ Result<> AdaptMounts(const std::string& shm, json* mounts) {
 }  // namespace
 
 std::string SandboxContainerSpec(const SandboxContainer& container, const pod::v1::SandboxOptions& options) {
-  json spec = {{"ociVersion", "1.0.2"}, {"root", {{"path", "rootfs"}, {"readonly", true}}}};
+  json spec = {{"ociVersion", oci::kForeignVersion}, {"root", {{"path", "rootfs"}, {"readonly", true}}}};
   spec["process"] = {{"args", {kPauseProgram, "pause"}}, {"cwd", "/"}, {"user", {{"uid", 0}, {"gid", 0}}},
                      {"env", {"PATH=/"}}, {"noNewPrivileges", true},
                      {"capabilities", {{"bounding", json::array()}}}};
@@ -103,6 +103,7 @@ Result<ForeignSpec> MakeForeignSpec(std::string_view config_json, const std::str
   const oci::Spec parsed = TRY(oci::ParseSpec(config_json));
   if (parsed.cgroups_path.empty()) return Bad("it has no cgroupsPath");
   json spec = TRY(ParseJson(config_json));
+  spec["ociVersion"] = oci::kForeignVersion;
   spec["process"] = oci::ForeignProcess(parsed.process);
   if (spec.contains("mounts")) TRY(AdaptMounts(shm, &spec["mounts"]));
   return ForeignSpec{DumpJson(spec), DumpJson(spec["process"]), parsed.cgroups_path};

@@ -27,6 +27,7 @@ TEST(ForeignSpec, HasNothingOfOurOwn) {
   EXPECT_EQ(made->cgroup_path, "/pods/c");
   json spec = json::parse(made->json);
   EXPECT_EQ(spec["mounts"][0]["type"], "bind");
+  EXPECT_EQ(spec["ociVersion"], "1.0.2");
   EXPECT_EQ(spec["mounts"][0]["source"], "/pod/shm");
   EXPECT_EQ(spec["mounts"][0]["options"], json({"nosuid", "rbind"}));
   EXPECT_EQ(spec["mounts"][1]["type"], "bind");

@@ -14,7 +14,7 @@ CACHE = os.environ.get("CAISSON_GUEST_CACHE", f"{REPO}/build/guest")
 DEADLINE = int(os.environ.get("CAISSON_GUEST_SECONDS", "1000"))
 PACKAGES = ["base-files", "bash", "dash", "coreutils", "grep", "sed", "findutils", "hostname", "util-linux", "mount", "procps", "kmod",
             "systemd", "iproute2", "iptables", "containernetworking-plugins", "busybox-static", "docker-registry", "openssl",
-            "criu", "python3", "python3-pytest", "python3-grpcio", "python3-protobuf", "protobuf-compiler"]
+            "criu", "crun", "runc", "python3", "python3-pytest", "python3-grpcio", "python3-protobuf", "protobuf-compiler"]
 BINARIES = ["bin/caissond", "bin/containerd-shim-caisson-v2", "bin/caisson", "bin/caisson-oci", "src/oci/oci_root_test", "src/shim/shim_root_test"]
 PYTEST = "/usr/bin/python3 -m pytest -q --tb=short --color=no --durations=5 -p no:cacheprovider"
 # Of the tests of caisson-oci those that look at cgroups; some always, the others with tools/check --long.

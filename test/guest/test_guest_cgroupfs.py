@@ -11,6 +11,8 @@ if LONG:
                "shim_root_test": "GuestClockTest.*:Containers.*-*Lines*:*Log*:*Stdin*:*Terminal*:*Fifos*:*Environment*"}
 # The clock in there is the test's own.
 ROOT_TESTS = [(name, f"CAISSON_OWN_CLOCK=1 $CAISSON_BUILD/bin/{name} --gtest_brief=1 --gtest_color=no --gtest_filter='{wanted}'") for name, wanted in FILTERS.items()]
+# Other runtimes with cgroup v2 alone: crun refuses hosts that have both versions.
+OTHERS = "crun or runc" if LONG else "crun and (exit_code or exec or limits or companion)"
 USERS = "test_ids or host_network or cgroup or volume_with" if LONG else "test_ids or host_network"
 
 
@@ -19,6 +21,7 @@ def test_cgroupfs_driver(folder):
          ROOT_TESTS + [("pods", f"{PYTEST} test/guest/inside"),
                        # Of the kernel and of cgroup v2: id-mapped layers, a /sys that is the host's.
                        ("user-namespaces", f"{PYTEST} test/cri/test_userns.py -k '{USERS}'"),
+                       ("other-runtimes", f"{PYTEST} test/handlers/test_matrix.py -k '{OTHERS}' -rs"),
                        ("oci", f"{PYTEST} test/oci/test_oci.py -k '{OCI}'"),
                        # Debian's criu knows this kernel; the host's may be newer, and its cgroups v1.
                        ("checkpoint", f"{PYTEST} test/guest/checkpoint")])
