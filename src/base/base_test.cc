@@ -44,6 +44,8 @@ TEST(Error, OfErrnoNamesSubjectAndReason) {
   EXPECT_EQ(error.message, "mount 'proc' on '/proc': Operation not permitted");
   EXPECT_EQ(error.code, Code::kPermissionDenied);
   EXPECT_EQ(error.sys_errno, EPERM);
+  EXPECT_EQ(MessageForClients(error), "mount 'proc' on '/proc': operation not permitted");
+  EXPECT_EQ(MessageForClients(MakeError(Code::kPermissionDenied, "no: Operation not permitted")), "no: Operation not permitted");
   EXPECT_EQ(std::move(error).Within("pod x").message, "pod x: mount 'proc' on '/proc': Operation not permitted");
 }
 

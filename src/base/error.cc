@@ -4,6 +4,14 @@
 #include <cerrno>
 
 namespace caisson {
+namespace {
+
+std::string TextOfErrno(int err) {
+  char buffer[128];
+  return strerror_r(err, buffer, sizeof buffer);  // the GNU variant, _GNU_SOURCE
+}
+
+}  // namespace
 
 Code CodeOfErrno(int err) {
   switch (err) {
@@ -42,10 +50,15 @@ Code CodeOfErrno(int err) {
   }
 }
 
-Error SysError(int err, std::string_view what) {
-  char buffer[128];
-  const char* text = strerror_r(err, buffer, sizeof buffer);  // the GNU variant, _GNU_SOURCE
-  return Error{CodeOfErrno(err), err, fmt::format("{}: {}", what, text)};
+Error SysError(int err, std::string_view what) { return Error{CodeOfErrno(err), err, fmt::format("{}: {}", what, TextOfErrno(err))}; }
+
+std::string MessageForClients(const Error& error) {
+  std::string message = error.message;
+  const std::string reason = error.sys_errno == 0 ? "" : TextOfErrno(error.sys_errno);
+  if (reason.empty() || !message.ends_with(reason)) return message;
+  char& first = message[message.size() - reason.size()];
+  if (first >= 'A' && first <= 'Z') first = static_cast<char>(first - 'A' + 'a');
+  return message;
 }
 
 }  // namespace caisson

@@ -64,4 +64,8 @@ Error ErrnoError(fmt::format_string<Args...> format, Args&&... args) {
   return SysError(err, fmt::format(format, std::forward<Args>(args)...));
 }
 
+// The message with a system's error as Go's programs write it ("permission denied"), which clients such as Docker and podman look for to tell
+// what has failed.
+std::string MessageForClients(const Error& error);
+
 }  // namespace caisson

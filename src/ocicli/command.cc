@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 
 #include "base/strings.h"
 #include "sys/path.h"
@@ -216,16 +215,6 @@ Result<int> Dispatch(const Flags& global, Report report) {
   return RunCommand(context, *command, {global.words().begin() + 1, global.words().end()});
 }
 
-// With a system's error as Go's runtimes write it, which Docker and podman look for to tell 126 and 127 apart.
-std::string MessageOf(const Error& error) {
-  std::string message = error.message;
-  std::string_view reason = error.sys_errno == 0 ? "" : std::strerror(error.sys_errno);
-  if (reason.empty() || !message.ends_with(reason)) return message;
-  char& first = message[message.size() - reason.size()];
-  if (first >= 'A' && first <= 'Z') first = static_cast<char>(first - 'A' + 'a');
-  return message;
-}
-
 }  // namespace
 
 Result<int> Refuse(const Context&, const Flags&) {
@@ -245,7 +234,7 @@ int Main(const std::vector<std::string>& words) {
   }
   auto code = Dispatch(*global, *report);
   if (code) return *code;
-  report->Error(MessageOf(code.error()));
+  report->Error(MessageForClients(code.error()));
   // Other runtimes' exec ends so, which cannot be taken for a status of the program's own.
   return !global->words().empty() && global->words()[0] == "exec" ? 255 : 1;
 }

@@ -555,7 +555,7 @@ TEST_F(GuestTasksTest, WhatFailsLeavesNoDisk) {
   more_disks = 0;
   json gone = WithDevice(path, "rw");
   gone["linux"]["devices"][0]["hostPath"] = folder_ + "/no-such-device";
-  failed(gone, "No such file");
+  failed(gone, "no such file");
   // Another device has its name by now, or something that is none.
   json other = WithDevice(path, "rw");
   other["linux"]["devices"][0]["minor"] = 1000;

@@ -113,7 +113,7 @@ class ServerImpl : public Server {
       *response.mutable_payload() = std::move(*payload);
     } else {
       response.mutable_status()->set_code(static_cast<int>(payload.error().code));
-      response.mutable_status()->set_message(payload.error().message);
+      response.mutable_status()->set_message(MessageForClients(payload.error()));
     }
     auto& connection = peers_.at(key)->connection;
     auto sent = connection->Send(Frame{stream, FrameType::kResponse, 0, response.SerializeAsString()});

@@ -17,7 +17,7 @@ def refused(call, code, *words):
     text = error.value.details()
     assert error.value.code() in (code if isinstance(code, tuple) else (code,)), (error.value.code(), text)
     for word in words:
-        assert word in text, text
+        assert word.lower() in text.lower(), text
     return text
 
 

@@ -30,7 +30,7 @@ BROKEN = {
     "quits": ("#!/bin/sh\necho no such luck >&2; exit 3", "ended with status 3: no such luck"),
     "mute": ("#!/bin/sh\nexit 0", "answers nothing"),
     "newer": ("#!/bin/sh\necho '{\"version\":9,\"address\":\"/run/x\"}'", "version 9"),
-    "nowhere": ("#!/bin/sh\necho unix:///run/no-such-shim", "No such file"),
+    "nowhere": ("#!/bin/sh\necho unix:///run/no-such-shim", "no such file"),
     "babbler": ("""#!/usr/bin/python3
 import os, socket, sys
 if "start" not in sys.argv:
