@@ -79,21 +79,21 @@ def containerd(folder):
 
 
 @contextlib.contextmanager
-def docker(folder, address):
+def docker(folder, address, runtimes=None, default="caisson", programs=""):
     """`docker` on a daemon whose default runtime ours is, over a containerd that is there already. The daemon, with its bridges and rules, is in a
-    network namespace of its own: `client.net`, a command's words up to its own, runs one there."""
-    settings = {"runtimes": {"caisson": {"path": PROGRAM}}, "default-runtime": "caisson", "bip": "10.88.7.1/24",
-                "default-address-pools": [{"base": "10.89.0.0/16", "size": 24}], "data-root": f"{folder}/docker", "exec-root": f"{folder}/docker-exec", "pidfile": f"{folder}/docker.pid",
-                "hosts": [f"unix://{folder}/docker.sock"], "containerd": address, "containerd-namespace": f"docker-{os.getpid()}",
-                "cgroup-parent": "/" + os.path.basename(folder), "storage-driver": storage_driver(folder)}
+    network namespace of its own: `client.net`, a command's words up to its own, runs one there. `programs`: a folder of others than Debian's."""
+    settings = {"runtimes": runtimes or {"caisson": {"path": PROGRAM}}, "default-runtime": default, "bip": "10.88.7.1/24",
+                "default-address-pools": [{"base": "10.89.0.0/16", "size": 24}], "data-root": f"{folder}/docker", "exec-root": f"{folder}/docker-exec",
+                "pidfile": f"{folder}/docker.pid", "hosts": [f"unix://{folder}/docker.sock"], "containerd": address,
+                "containerd-namespace": f"docker-{os.getpid()}", "cgroup-parent": "/" + os.path.basename(folder), "storage-driver": storage_driver(folder)}
     with open(f"{folder}/docker.json", "w") as f:
         json.dump(settings, f)
     # BuildKit in Docker 20.10 runs what is called runc, whatever the default runtime is.
     os.mkdir(f"{folder}/bin")
     os.symlink(PROGRAM, f"{folder}/bin/runc")
-    # Debian's, where there is another.
-    client = Client("/usr/bin/docker", "--host", f"unix://{folder}/docker.sock")
-    command = ["unshare", "--net", "sh", "-c", f"ip link set lo up && PATH={folder}/bin:$PATH exec dockerd --config-file {folder}/docker.json"]
+    client = Client(f"{programs or '/usr/bin'}/docker", "--host", f"unix://{folder}/docker.sock")
+    path = f"{programs}:{folder}/bin:$PATH" if programs else f"{folder}/bin:$PATH"
+    command = ["unshare", "--net", "sh", "-c", f"ip link set lo up && PATH={path} exec dockerd --config-file {folder}/docker.json"]
     with daemon(command, lambda: client.run("version").returncode == 0, f"{folder}/docker.log") as process:
         client.net = ["nsenter", "--target", str(process.pid), "--net"]
         yield client
