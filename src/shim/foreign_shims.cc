@@ -135,6 +135,7 @@ Result<std::shared_ptr<ForeignClient>> ForeignShims::StartFor(const std::string&
   const std::vector<int> before = TRY(OwnChildren());
   auto client = StartNew(id, bundle, before);
   if (client) return client;
+  unlink((bundle + "/log").c_str());
   if (auto left = ChildrenSince(before)) {
     for (int child : *left) kill(child, SIGKILL);
   }

@@ -48,7 +48,7 @@ class ForeignShims {
   Result<> Begin(Pod pod);
   // The shim that serves the container; the first is the pod's. Blocks until `start` has ended, kForeignStartMillis at most. `bundle`: the container's, which exists.
   Result<std::shared_ptr<ForeignClient>> StartFor(const std::string& id, const std::string& bundle);
-  // The container has been deleted: a shim that is its alone is told to go.
+  // The container has been deleted, or could not be created: a shim that is its alone is told to go.
   void Release(const std::string& id, const std::shared_ptr<ForeignClient>& client);
   // SIGKILL to all of them.
   Result<> Kill(const Deadline& deadline);

@@ -193,6 +193,7 @@ void ForeignTasks::CreateInShim(const ContainerPtr& container, v3::CreateTaskReq
     if (created && closed_) created = MakeError(Code::kCancelled, "container '{}': the pod has been stopped", container->id);
     if (!created) {
       DropStdio(container->init.get());
+      shims_->Release(container->id, container->shim);
       containers_.erase(container->id);
       return respond(std::move(created.error()).Within(fmt::format("container '{}'", container->id)));
     }

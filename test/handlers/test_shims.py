@@ -153,6 +153,9 @@ def test_shims_of_single_containers_come_and_go_with_them(daemon, pods):
     daemon.client.RemoveContainer(container_id=one)
     wait_for("its shim is gone", lambda: not processes("containerd-shim-runc-v1", "-id", one), 30)
     assert pods.exec(two, ["echo", "here"])[1] == "here\n"
+    with pytest.raises(grpc.RpcError):
+        pods.start(pod, ["/no/such/program"])
+    wait_for("that of one that cannot be made is gone", lambda: len(processes("containerd-shim-runc-v1", "-id")) == 2, 30)
     # Whose end was not asked for.
     os.kill(processes("containerd-shim-runc-v1", "-id", two)[0], signal.SIGKILL)
     assert pods.wait_exit(two).reason == "ShimEnded"
