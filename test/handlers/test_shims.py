@@ -171,7 +171,7 @@ def assert_in_namespaces_of_host(*words):
 def test_container_whose_shim_does_not_start_leaves_the_pod(make_daemon, registry, tmp_path):
     program = tmp_path / "shim"
     program.write_text("""#!/bin/sh
-case "$*" in *" start") if [ -e "%s/refuse" ]; then sleep 1000 >/dev/null 2>&1 & echo not today >&2; exit 4; fi;; esac
+case "$*" in *" start") if [ -e "%s/refuse" ]; then sleep 7717 >/dev/null 2>&1 & echo not today >&2; exit 4; fi;; esac
 exec /usr/bin/containerd-shim-runc-v1 "$@"
 """ % tmp_path)
     program.chmod(0o755)
@@ -184,7 +184,7 @@ exec /usr/bin/containerd-shim-runc-v1 "$@"
         with pytest.raises(grpc.RpcError) as error:
             pods.start(pod, ["sleep", "1000"])
         assert "ended with status 4: not today" in error.value.details()
-        assert not processes("sleep 1000 ")
+        assert not processes("sleep 7717 ")
         (tmp_path / "refuse").unlink()
         status, log = pods.run(pod, ["echo", "well"])
         assert (status.exit_code, log[0].text) == (0, "well")

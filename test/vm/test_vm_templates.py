@@ -318,13 +318,13 @@ def test_killed_while_it_is_being_made(own, who):
     daemon, pods = own()
     pods.run_pod()
     keeper = wait_for("a keeper is there", lambda: list(daemon.keepers().values()), BOOT_SECONDS)[0]
-    if who == "vmm":
-        os.kill(wait_for("its VMM is there", lambda: children_of(keeper), BOOT_SECONDS)[0], signal.SIGKILL)
-    else:
-        os.kill(keeper, signal.SIGKILL)
+    # By then it has been told what to make.
+    vmm = wait_for("its VMM is there", lambda: children_of(keeper), BOOT_SECONDS)[0]
+    os.kill(vmm if who == "vmm" else keeper, signal.SIGKILL)
     failed, = await_template(daemon, "failed")
     # Its connection ends a moment before it does.
-    assert any(word in failed["error"] for word in (("keeper has died", "closed the connection") if who == "keeper" else ("killed by signal 9",)))
+    words = ("keeper has died", "closed the connection") if who == "keeper" else ("killed by signal 9",)
+    assert any(word in failed["error"] for word in words), failed["error"]
     wait_for("nothing of it is left", lambda: not folders(daemon) and not daemon.keepers(), 30)
 
 
