@@ -6,6 +6,7 @@
 #include <linux/if_link.h>
 #include <linux/if_tun.h>
 #include <linux/rtnetlink.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 
 #include <cerrno>
@@ -44,6 +45,23 @@ Result<> KeepQuiet(sys::RouteSocket* socket, const Tap& tap) {
   return quiet;
 }
 
+Result<> FindIndex(Tap* tap) {
+  ifreq request = {};
+  memcpy(request.ifr_name, tap->name.c_str(), tap->name.size() + 1);
+  UniqueFd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (!socket || ioctl(socket.get(), SIOCGIFINDEX, &request) != 0) return ErrnoError("index of tap '{}'", tap->name);
+  tap->index = request.ifr_ifindex;
+  return {};
+}
+
+// In the calling thread's namespace.
+Result<> SetUp(const Tap& tap, uint32_t mtu) {
+  sys::RouteSocket socket = TRY(sys::RouteSocket::Open());
+  TRY(SetMtu(&socket, tap, mtu));
+  TRY(KeepQuiet(&socket, tap));
+  return socket.SetUp(tap.index);
+}
+
 }  // namespace
 
 Result<Tap> OpenTap(unsigned number, uint32_t mtu) {
@@ -59,17 +77,23 @@ Result<Tap> OpenTap(unsigned number, uint32_t mtu) {
     if (errno == EBUSY) return MakeError(Code::kAlreadyExists, "tap '{}' is in use", tap.name);
     return ErrnoError("make tap '{}'", tap.name);
   }
-  if (ioctl(tap.fd.get(), SIOCGIFINDEX, &request) != 0) {
-    // The tap's descriptor is no socket; some kernels answer only those.
-    UniqueFd socket(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-    if (!socket || ioctl(socket.get(), SIOCGIFINDEX, &request) != 0) return ErrnoError("index of tap '{}'", tap.name);
-  }
-  tap.index = request.ifr_ifindex;
-  sys::RouteSocket socket = TRY(sys::RouteSocket::Open());
-  TRY(SetMtu(&socket, tap, mtu));
-  TRY(KeepQuiet(&socket, tap));
-  TRY(socket.SetUp(tap.index));
+  TRY(FindIndex(&tap));
+  TRY(SetUp(tap, mtu));
   return tap;
+}
+
+Result<> MoveTap(Tap* tap, int netns, uint32_t mtu) {
+  sys::RouteSocket from = TRY(sys::RouteSocket::Open());
+  ifinfomsg info = {};
+  info.ifi_index = tap->index;
+  sys::NetlinkMessage message(RTM_NEWLINK, 0);
+  message.Body(info).AttributeU32(IFLA_NET_NS_FD, static_cast<uint32_t>(netns));
+  auto moved = from.Execute(message, fmt::format("move '{}' to another network namespace", tap->name));
+  if (!moved) return moved;
+  if (setns(netns, CLONE_NEWNET) != 0) return ErrnoError("enter the network namespace of '{}'", tap->name);
+  // The kernel has closed it on the way, and numbers it anew where its number is taken.
+  TRY(FindIndex(tap));
+  return SetUp(*tap, mtu);
 }
 
 }  // namespace caisson::net

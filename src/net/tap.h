@@ -27,4 +27,8 @@ struct Tap {
 // Errors: kAlreadyExists (EBUSY), no /dev/net/tun, or what the kernel says.
 Result<Tap> OpenTap(unsigned number, uint32_t mtu);
 
+// Takes it along into the network namespace `netns`, which the calling thread enters for good, and sets it up there as OpenTap does. Who has
+// its descriptor open keeps it. Errors: kAlreadyExists if its name is taken there.
+Result<> MoveTap(Tap* tap, int netns, uint32_t mtu);
+
 }  // namespace caisson::net

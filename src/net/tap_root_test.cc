@@ -2,11 +2,13 @@
 #include "net/tap.h"
 
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/socket.h>
 
 #include "net/netns.h"
@@ -98,6 +100,39 @@ TEST_F(Taps, FramesPassBothWays) {
     EXPECT_EQ(RunTool("tc qdisc show dev eth0 ingress"), "");
     tap->fd.Reset();
     EXPECT_EQ(if_nametoindex("vmtap0"), 0u) << "it goes with its descriptor";
+  });
+}
+
+TEST_F(Taps, OneMovesWithItsDescriptor) {
+  InNewNetns([] {
+    constexpr char kHere[] = "/proc/thread-self/ns/net";
+    UniqueFd from(open(kHere, O_RDONLY | O_CLOEXEC));
+    auto tap = OpenTap(0, 1500), second = OpenTap(1, 1500);
+    ASSERT_TRUE(tap && second);
+    ASSERT_EQ(unshare(CLONE_NEWNET), 0);
+    UniqueFd to(open(kHere, O_RDONLY | O_CLOEXEC));
+    RunTool("ip link add eth0 type veth peer name far0");
+    for (const char* name : {"far0", "eth0"}) RunTool(fmt::format("ip link set {} up", name));
+
+    ASSERT_EQ(setns(from.get(), CLONE_NEWNET), 0);
+    auto moved = MoveTap(&*tap, to.get(), 1400);
+    ASSERT_TRUE(moved) << moved.error().message;
+    EXPECT_EQ(if_nametoindex("vmtap0"), static_cast<unsigned>(tap->index));
+    std::string link = RunTool("ip link show vmtap0");
+    EXPECT_NE(link.find("mtu 1400"), std::string::npos) << link;
+    EXPECT_NE(link.find("LOWER_UP"), std::string::npos) << link;
+    EXPECT_EQ(RunTool("ip -6 addr show dev vmtap0"), "");
+    ASSERT_TRUE(JoinInterfaces(static_cast<int>(if_nametoindex("eth0")), tap->index));
+    UniqueFd far_end = FarEnd("far0");
+    std::string out = Frame("from the guest"), with_header = std::string(kHeaderBytes, '\0') + out;
+    ASSERT_EQ(write(tap->fd.get(), with_header.data(), with_header.size()), static_cast<ssize_t>(with_header.size()));
+    EXPECT_EQ(Next(far_end.get(), 0), out);
+
+    auto taken = OpenTap(1, 1500);
+    ASSERT_TRUE(taken);
+    ASSERT_EQ(setns(from.get(), CLONE_NEWNET), 0);
+    EXPECT_EQ(MoveTap(&*second, to.get(), 1500).error().code, Code::kAlreadyExists);
+    EXPECT_EQ(if_nametoindex("vmtap1"), static_cast<unsigned>(second->index)) << "it stays where it was";
   });
 }
 
