@@ -64,11 +64,7 @@ Result<v1::HelloResponse> GuestService::Hello() {
   return response;
 }
 
-Result<v1::ConfigureResponse> GuestService::Configure(const v1::ConfigureRequest& request) {
-  if (configured_) return MakeError(Code::kFailedPrecondition, "this guest is a pod already");
-  configured_ = true;
-  auto response = TRY((launches_->Call<v1::ConfigureRequest, v1::ConfigureResponse>("Configure", request)));
-  if (response.sandbox_pid() == 0) response.set_sandbox_pid(static_cast<uint32_t>(getpid()));
+Result<> GuestService::Start() {
   task::TasksOptions options;
   options.make_container = [launches = launches_](oci::CreateOptions create) { return CreateLaunched(launches, std::move(create)); };
   options.kill_tree = [launches = launches_](const task::Task& task, const task::Process& process, const std::vector<ino_t>& pipes) {
@@ -77,6 +73,14 @@ Result<v1::ConfigureResponse> GuestService::Configure(const v1::ConfigureRequest
   options.writable_layer = ContainerDir;
   options.pod_cgroup = kPodCgroup;
   tasks_->set_options(std::move(options));
+  return disks_.Start();
+}
+
+Result<v1::ConfigureResponse> GuestService::Configure(const v1::ConfigureRequest& request) {
+  if (configured_) return MakeError(Code::kFailedPrecondition, "this guest is a pod already");
+  configured_ = !request.rehearsal();
+  auto response = TRY((launches_->Call<v1::ConfigureRequest, v1::ConfigureResponse>("Configure", request)));
+  if (response.sandbox_pid() == 0) response.set_sandbox_pid(static_cast<uint32_t>(getpid()));
   return response;
 }
 

@@ -27,7 +27,7 @@ class GuestService {
   GuestService(sys::EventLoop* loop, task::Tasks* tasks, Launches* launches)
       : tasks_(tasks), launches_(launches), disks_(loop, launches), streams_(loop), volumes_(launches), shared_(loop, launches) {}
 
-  Result<> Start() { return disks_.Start(); }
+  Result<> Start();
   // Before the server serves; the service outlives it.
   void Register(ttrpc::Server* server);
 

@@ -81,8 +81,10 @@ Result<v1::ConfigureResponse> Configure(const v1::ConfigureRequest& request, Des
     TRY(sys::WriteSysctl(name, value));
   }
   TRY(sys::ApplyNetwork(NetworkOf(request)));
-  TRY(task::PodShm::Make(request.shm_bytes(), 0, 0, kShmDir, true)).Leave();
+  auto shm = TRY(task::PodShm::Make(request.shm_bytes(), 0, 0, kShmDir, true));
   v1::ConfigureResponse response;
+  if (request.rehearsal()) return response;
+  shm.Leave();
   if (request.share_pid()) {
     auto init = TRY(task::PodInit::Start(-1, false));
     response.set_sandbox_pid(static_cast<uint32_t>(init.pid()));

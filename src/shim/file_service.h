@@ -39,6 +39,8 @@ class FileService {
   // `guest`: where the VM's port for files ends. The process, if there will be one, is born into `cgroup_procs`. `on_end` runs when it
   // has ended by itself.
   void SetGuest(UniqueFd guest, std::vector<std::string> cgroup_procs, OnEnd on_end);
+  // Before there is a process.
+  void SetCgroups(std::vector<std::string> cgroup_procs) { cgroup_procs_ = std::move(cgroup_procs); }
   // The guest has the folder, writable if any container's is. Errors name the folder.
   void Put(const GuestVolume& volume, Done done);
   // The guest has the folder that the detached mount `tree` is, read-only, under a name that no volume has; nobody changes it.

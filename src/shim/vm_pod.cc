@@ -93,6 +93,7 @@ void VmPod::Register(ttrpc::Server* server, const std::function<void()>& on_shut
   tasks_.Register(server, on_shutdown);
   service_.Register(server);
   RegisterResize(server);
+  RegisterWarmUp(server);
 }
 
 // In the pod's network namespace, which this process enters for good.
@@ -127,15 +128,17 @@ Result<> VmPod::Prepare(const std::string& bundle, const std::string& netns_path
   TRY(CheckOptions(id(), options));
   if (!bundle.starts_with('/')) return MakeError(Code::kInvalidArgument, "pod sandbox '{}': its bundle '{}' is not absolute", id(), bundle);
   state_ = State::kFailed;
-  options_ = options;
+  const pod::v1::VmOptions former = std::exchange(options_, options).vm();
   bundle_ = bundle;
   if (options.vm().debug()) tasks_.AllowDebug();
-  TRY(MakeTap(netns_path));
   config_ = VmConfigOf(id(), bundle + "/vm", options.vm());
   if (mkdir(config_.run_dir.c_str(), 0700) != 0 && errno != EEXIST) return ErrnoError("make '{}'", config_.run_dir);
-  if (tap_) config_.nic.tap_fd = tap_->fd.get();
   TRY(MakeCgroup(bundle));
-  TRY(StartMachine());
+  if (!TakeOver(netns_path, former)) {
+    TRY(MakeTap(netns_path));
+    if (tap_) config_.nic.tap_fd = tap_->fd.get();
+    TRY(StartMachine());
+  }
   vcpus_ = config_.vcpus;
   memory_bytes_ = config_.memory_bytes;
   created_at_nanos_ = NowNanos();
@@ -221,6 +224,7 @@ void VmPod::OnGreeted(Result<UniqueFd> stream) {
       greeted_ = std::move(again.error());
     }
   }
+  if (unowned_ != Unowned::kNone) return OnUnownedAgent();
   if (starting_) Configure();
 }
 
@@ -325,6 +329,7 @@ VmEnd VmPod::EndOfVm() {
 }
 
 void VmPod::OnVmmEnd() {
+  if (unowned_ != Unowned::kNone) return EndUnowned(vm_->EndReason());
   VmEnd end = EndOfVm();
   if (MayFallBack()) {
     auto again = FallBack(MakeError(Code::kUnavailable, "{}", end.message));
@@ -384,7 +389,7 @@ Result<> VmPod::End(const std::string& why, int64_t deadline_millis) {
 
 std::map<std::string, std::string> VmPod::Info() const {
   return {{"vmm", options_.vm().vmm()},          {"accelerator", options_.vm().accelerator()},
-          {"kernel", kernel_release_},           {"start", cloned_ ? "clone" : "boot"},
+          {"kernel", kernel_release_},           {"start", !cloned_ ? "boot" : was_warm_ ? "warm" : "clone"},
           {"template_error", template_error_},   {"phases", phases_}};
 }
 

@@ -7,6 +7,8 @@
 // With a template the machine is a clone of it, which says its first word in a fraction of the time. One that cannot be had, or that says
 // nothing, is made up for by one that boots; Info says so.
 //
+// A companion may have made and warmed up a machine before there is a pod for it (WarmUp): Create takes it over.
+//
 // Its size can change while it runs (Resize): processors that stand still are started, memory is given back to the host, the host's limits
 // follow.
 //
@@ -64,6 +66,16 @@ class VmPod : public SandboxPod {
  private:
   using Resized = std::function<void(Result<pod::v1::ResizeResponse>)>;
 
+  // vm_pod_warm.cc
+  void RegisterWarmUp(ttrpc::Server* server);
+  void WarmUp(const pod::v1::WarmUpRequest& request, Done done);
+  Result<> MakeUnowned(const pod::v1::WarmUpRequest& request);
+  void OnUnownedAgent();
+  void FinishWarmUp(Result<> result);
+  void EndUnowned(const std::string& why);
+  // The warm machine, if there is one and the pod is to have such a one, becomes the pod's. Otherwise there is none any more.
+  bool TakeOver(const std::string& netns_path, const pod::v1::VmOptions& former);
+  Result<> MoveMachine(const std::string& netns_path);
   Result<> Prepare(const std::string& bundle, const std::string& netns_path, const pod::v1::SandboxOptions& options);
   Result<> MakeTap(const std::string& netns_path);
   Result<> MakeCgroup(const std::string& bundle);
@@ -128,6 +140,12 @@ class VmPod : public SandboxPod {
   bool cloned_ = false, configuring_ = false;
   std::string template_error_;  // why there is no clone although there was a template
   int attempt_ = 0;             // of starting a machine; answers of a former one are not heard
+  enum class Unowned { kNone, kWarming, kWarm };
+  Unowned unowned_ = Unowned::kNone;  // whether there is a machine and no pod
+  bool was_warm_ = false;             // the machine, when the pod came
+  pod::v1::WarmUpRequest warm_up_;
+  Done warmed_;
+  sys::EventLoop::TimerId idle_timer_ = 0;
   int64_t phase_began_ = 0, machine_began_ = 0;
   std::string phases_;  // "name begin end" lines, CLOCK_REALTIME in nanoseconds
 };
