@@ -30,6 +30,7 @@ Result<> ListTemplates(Command& command) {
                     fmt::format("{}", one.uses()), FormatAge(one.used_at_nanos(), now)});
   }
   Print(FormatTable(rows));
+  if (list.warm() > 0) Print(fmt::format("\n{} of their clones {} for pods, warm\n", list.warm(), list.warm() == 1 ? "waits" : "wait"));
   return {};
 }
 

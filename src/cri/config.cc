@@ -79,6 +79,7 @@ std::vector<Field> Fields(Config* c) {
       {"templates", "max_count", &c->templates.max_count},
       {"templates", "max_bytes", &c->templates.max_bytes},
       {"templates", "idle_seconds", &c->templates.idle_seconds},
+      {"templates", "warm_count", &c->templates.warm_count},
   };
 }
 
@@ -439,6 +440,7 @@ Result<> ValidateConfig(const Config& config) {
   TRY(CheckRange("stats.sample_seconds", config.stats.sample_seconds, 0, 3600));
   TRY(CheckRange("templates.max_count", config.templates.max_count, 0, 1000));
   TRY(CheckRange("templates.max_bytes", config.templates.max_bytes, 0, int64_t{1} << 50));
+  TRY(CheckRange("templates.warm_count", config.templates.warm_count, 0, 100));
   TRY(CheckRange("templates.idle_seconds", config.templates.idle_seconds, 1, 365 * 24 * 3600));
   TRY(CheckRange("cni.max_conf_files", config.cni.max_conf_files, 1, 64));
   TRY(CheckRange("cni.add_timeout_seconds", config.cni.add_timeout_seconds, 1, 3600));

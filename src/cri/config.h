@@ -101,6 +101,7 @@ struct TemplateSettings {
   int64_t max_count = 8;
   int64_t max_bytes = int64_t{4} << 30;  // of the memory sizes of all
   int64_t idle_seconds = 3600;           // unused for so long, a template ends
+  int64_t warm_count = 1;                // clones that wait for pods (warm_pool.h)
 };
 
 struct StatsSettings {

@@ -22,6 +22,7 @@
 #include "cri/templates.h"
 #include "cri/user_namespace.h"
 #include "cri/vm_pod.h"
+#include "cri/warm_pool.h"
 #include "cri/writable_layers.h"
 #include "image/image_store.h"
 #include "net/cni.h"
@@ -57,6 +58,7 @@ struct Context {
   UserNamespaceSupport user_namespaces{config};
   VmAccelerators vm_accelerators{config};
   Templates templates{config, shims, background, faults};
+  WarmPool warm_pool{config, shims, background, faults, templates};
   CheckpointSupport checkpoints{config};
   std::string instance = NewInstance();  // this run of the daemon, in the ids of processes it runs in containers
   stream::Server* streams = nullptr;     // set before the first RPC

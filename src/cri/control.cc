@@ -114,6 +114,7 @@ class ControlService final : public control::Control::Service {
 
   grpc::Status ListTemplates(grpc::ServerContext*, const control::ListTemplatesRequest*, control::ListTemplatesResponse* response) override {
     for (const TemplateInfo& info : context_.templates.List()) Describe(info, response->add_templates());
+    response->set_warm(static_cast<uint32_t>(context_.warm_pool.Count()));
     return grpc::Status::OK;
   }
 
@@ -121,6 +122,7 @@ class ControlService final : public control::Control::Service {
                                control::RemoveTemplatesResponse* response) override {
     auto ids = ChosenTemplates(*request);
     if (!ids) return ToStatus("RemoveTemplates", ids.error());
+    if (!ids->empty()) context_.warm_pool.Clear();
     for (const std::string& id : *ids) {
       auto removed = context_.templates.Remove(id);
       // Gone by itself meanwhile is as good.

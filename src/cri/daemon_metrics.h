@@ -42,7 +42,7 @@ class DaemonMetrics {
   void CountStep(std::string_view operation, std::string_view step, bool good, int64_t nanos);
   // What a daemon's death left behind and recovery has found and removed: "companion", "plugin".
   void CountStray(std::string_view kind);
-  // A VM pod that has started: "clone", "boot", or "fallback", which booted because its clone failed.
+  // A VM pod that has started: "clone", "warm", "boot", or "fallback", which booted because its clone failed.
   void CountVmStart(std::string_view how);
   // What became of a template: "made", "failed", "evicted".
   void CountTemplate(std::string_view outcome);

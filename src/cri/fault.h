@@ -34,6 +34,7 @@ inline constexpr std::string_view kFaultPoints[] = {
     "start_container.record",
     "pull_image.fetch",
     "template.make",
+    "warm_pool.make",
 };
 
 class FaultPoints {

@@ -231,7 +231,7 @@ std::vector<Reading> Readings(PodIndex& pods, ContainerIndex& containers, const 
 }
 
 void CompanionEnded(Context& context, const std::string& id, bool died) {
-  if (context.templates.OnEnd(id, died)) return;
+  if (context.templates.OnEnd(id, died) || context.warm_pool.OnEnd(id, died)) return;
   died ? PodDied(context, id) : PodLost(context, id);
 }
 
@@ -308,6 +308,7 @@ Result<> Run(const Flags& flags, const Config& config) {
   }
   streaming.reset();
   probes->Stop();
+  context.warm_pool.Close();
   background.Stop();
   LeaveCompanions(context);
   shims->Stop();

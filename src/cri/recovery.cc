@@ -369,6 +369,7 @@ Result<> Recover(Context& context) {
   RemoveOrphans(context, unfinished);
   EndCheckpoints(context);
   context.templates.Recover();
+  context.warm_pool.Recover();
   CollectNetworks(context);
   CheckNetworks(context);
   if (!rebooted.empty()) {

@@ -53,6 +53,8 @@ class Templates {
   void set_metrics(DaemonMetrics* metrics) { metrics_ = metrics; }
   // Those of a former daemon: what is whole and still right is kept, the rest ended and removed.
   void Recover();
+  // What a machine must have in common with another to be cloned from the same template. Errors: a file of it is not there.
+  Result<std::string> KeyOf(const keeper::v1::MakeRequest& shape) const;
   // The folder of the template that such a VM can be cloned from, or empty.
   std::string FolderFor(const keeper::v1::MakeRequest& shape);
   // There should be one. Returns at once.
@@ -81,7 +83,6 @@ class Templates {
   };
   using Entries = std::map<std::string, Template>;
 
-  Result<std::string> KeyOf(const keeper::v1::MakeRequest& shape) const;
   std::string FolderOf(const std::string& id) const { return config_.TemplateDir() + "/" + id; }
   bool Adopt(const std::string& id);
   Entries::iterator FindKey(const std::string& key);

@@ -241,6 +241,7 @@ void Fleet::ServeTask(Companion* companion) {
 }
 
 void Fleet::ServePod(Companion* companion) {
+  Serve<podv1::WarmUpRequest, podv1::WarmUpResponse>(companion, service::kPod, "WarmUp", [](const auto&, auto reply) { reply(podv1::WarmUpResponse()); });
   Serve<podv1::ContainerInfoRequest, podv1::ContainerInfoResponse>(
       companion, service::kPod, "ContainerInfo", [companion](const auto& request, auto reply) {
         auto at = companion->tasks.find(request.container_id());

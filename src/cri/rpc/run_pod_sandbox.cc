@@ -34,6 +34,7 @@ struct Creation {
   bool released = true;  // nothing is left that a later start would have to undo
   Rollback undo;
   std::string template_folder = {};  // that the VM was to be a clone of
+  bool warm = false;                 // the companion is of the pool
 };
 
 Result<> CheckRequest(Context& context, const v1::RunPodSandboxRequest& request) {
@@ -63,7 +64,8 @@ Result<> CheckRequest(Context& context, const v1::RunPodSandboxRequest& request)
   return CheckVmPod(context.config, name, context.vm_accelerators.Of(name), request.config());
 }
 
-Result<> MakePodDir(const std::string& dir) {
+Result<> MakePodDir(const Creation& creation, const std::string& dir) {
+  if (creation.warm) return creation.context.warm_pool.GiveFolder(creation.record.id(), dir);
   std::error_code error;
   std::filesystem::create_directory(dir, error);
   if (!error) std::filesystem::permissions(dir, std::filesystem::perms::owner_all, error);
@@ -79,6 +81,7 @@ Result<> AttachToNetwork(Creation& creation) {
 }
 
 Result<> SpawnCompanion(Creation& creation) {
+  if (creation.warm) return {};
   Context& context = creation.context;
   Shims::SpawnOptions options;
   options.pod_id = creation.record.id();
@@ -231,6 +234,28 @@ void DecideRuntime(Context& context, PodRecord* record) {
   vm.set_debug(handler.debug);
 }
 
+// The pod of a machine that waits for it has that machine's id.
+void TakeWarmMachine(Creation& creation) {
+  Context& context = creation.context;
+  PodRecord& record = creation.record;
+  if (!HasTemplates(context, record)) return;
+  auto machine = context.warm_pool.Take(TemplateFor(context.config, record));
+  if (!machine) return;
+  creation.undo.Add([&context, machine = *machine] { context.warm_pool.Drop(machine); });
+  creation.warm = true;
+  creation.shim = machine->shim;
+  record.set_id(machine->id);
+  record.mutable_vm()->set_vmm_id(VmmIdOf(context.config.handlers.at(record.resolved_handler()), record.id()));
+}
+
+// Once it has had the processors for itself, the next of its kind shall start sooner.
+void PrepareForNext(Context& context, const PodRecord& record) {
+  if (!HasTemplates(context, record)) return;
+  const keeper::v1::MakeRequest shape = TemplateFor(context.config, record);
+  if (record.vm().start() == "boot") return context.templates.Want(shape);
+  context.warm_pool.Want(shape);
+}
+
 Result<std::string> Create(Context& context, const v1::RunPodSandboxRequest& request, const std::string& name) {
   // Before the creation, whose undo uses them last.
   std::string dir;
@@ -247,6 +272,7 @@ Result<std::string> Create(Context& context, const v1::RunPodSandboxRequest& req
   record.set_systemd_cgroup(context.systemd_cgroup);
   record.set_creating(true);
   DecideRuntime(context, &record);
+  TakeWarmMachine(creation);
   if (!HostNetwork(record)) record.set_netns_path(context.config.NetnsPath(record.id()));
   dir = context.config.PodDir(record.id());
 
@@ -261,7 +287,7 @@ Result<std::string> Create(Context& context, const v1::RunPodSandboxRequest& req
     std::error_code ignored;
     std::filesystem::remove_all(dir, ignored);
   });
-  TRY(creation.steps.Run("pod_dir", [&] { return MakePodDir(dir); }));
+  TRY(creation.steps.Run("pod_dir", [&] { return MakePodDir(creation, dir); }));
   TRY(creation.steps.Run("pod_files", [&] { return WritePodFiles(dir, record.config()); }));
   undo.Add([&] { LogFailure(creation, ReleaseNetwork(context, record)); });
   undo.Add([&] { LogFailure(creation, EndCompanion(context, record, creation.shim)); });
@@ -276,8 +302,7 @@ Result<std::string> Create(Context& context, const v1::RunPodSandboxRequest& req
     return context.pods.Insert(pod, name);
   }));
   undo.Commit();
-  // After it has had the processors for itself.
-  if (HasTemplates(context, record) && record.vm().start() != "clone") context.templates.Want(TemplateFor(context.config, record));
+  PrepareForNext(context, record);
   // It may have died before there was a pod to tell of it.
   if (creation.shim->gone()) context.background.Post([&context, id = record.id()] { PodDied(context, id); });
   return record.id();
