@@ -12,7 +12,7 @@ import subprocess
 import grpc
 
 from .cri import Client
-from .handler import BUILD, DEFAULT, FOREIGN_CONFIG, VM_CONFIG, VMS
+from .handler import BUILD, DEFAULT, FOREIGN_CONFIG, VM_CONFIG, VMS, WARM
 from .leaks import Leaks, links_of
 from .registry import wait_for
 
@@ -79,6 +79,9 @@ class Daemon:
         self.write_cni(cni if cni is not None else bridge_conflist(self.folder, self.bridge, self.subnet))
         if SYSTEMD and "cgroup_driver" not in config:
             config = 'cgroup_driver = "systemd"\n' + config
+        if "warm_count" not in config:
+            tables = config.split("[templates]\n", 1)
+            config = tables[0] + f"\n[templates]\nwarm_count = {WARM}\n" + "".join(tables[1:])
         if VMS and "[handlers.caisson-vm]" not in config:
             config += VM_CONFIG
         config += FOREIGN_CONFIG

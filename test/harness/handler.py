@@ -28,6 +28,8 @@ runtime_options = {{ TypeUrl = "io.containerd.runsc.v1.options", ConfigPath = "{
 DEFAULT = os.environ.get("CAISSON_TEST_HANDLER", "")
 FOREIGN_CONFIG = f"\n[handlers.{DEFAULT}]\n{FOREIGN[DEFAULT]}" if DEFAULT in FOREIGN else ""
 VMS = DEFAULT == "caisson-vm"
+# How many machines wait for pods where a test does not say: nobody's, so none, unless all of the tests are to run with them.
+WARM = int(os.environ.get("CAISSON_TEST_WARM", "0"))
 
 
 def missing_for_vms():

@@ -52,6 +52,15 @@ def await_template(daemon, state="ready", count=1):
     return wait_for(f"{count} templates are {state}", there, TEMPLATE_SECONDS)
 
 
+def warm_of(daemon):
+    """How many machines wait for a pod."""
+    return json.loads(cli(daemon, "template", "ls", "-o", "json").stdout).get("warm", 0)
+
+
+def await_warm(daemon, count=1):
+    wait_for(f"{count} machines wait for a pod", lambda: warm_of(daemon) == count, TEMPLATE_SECONDS)
+
+
 def children_of(pid):
     with open(f"/proc/{pid}/task/{pid}/children") as f:
         return [int(child) for child in f.read().split()]
