@@ -48,8 +48,9 @@ class WarmPool {
   void Drop(const Machine& machine);
   // There should be machines of this shape. Returns at once.
   void Want(const keeper::v1::MakeRequest& shape);
-  // Those that wait, of the shape or of all, end.
+  // Those that wait end.
   void Clear();
+  // How many wait.
   size_t Count();
   // Shims::OnEnd: true if that was a machine that nobody has taken.
   bool OnEnd(const std::string& id, bool died);

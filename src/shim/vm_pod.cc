@@ -96,7 +96,6 @@ void VmPod::Register(ttrpc::Server* server, const std::function<void()>& on_shut
   RegisterWarmUp(server);
 }
 
-// In the pod's network namespace, which this process enters for good.
 void VmPod::ForContainerd(std::string containerd_namespace, GuestTasks::Adapt adapt, ReadAny read_options) {
   tasks_.ForContainerd(std::move(containerd_namespace), std::move(adapt));
   read_options_ = std::move(read_options);
@@ -105,6 +104,7 @@ void VmPod::ForContainerd(std::string containerd_namespace, GuestTasks::Adapt ad
 // In whose network namespace the pod's network is.
 int VmPod::ToldPid() const { return read_options_ ? getpid() : sandbox_pid_; }
 
+// In the pod's network namespace, which this process enters for good.
 Result<> VmPod::MakeTap(const std::string& netns_path) {
   if (netns_path.empty()) return {};
   UniqueFd netns(open(netns_path.c_str(), O_RDONLY | O_CLOEXEC));
