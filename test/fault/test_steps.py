@@ -20,8 +20,8 @@ def steps(prefix):
 
 
 def test_every_step_has_a_test():
-    # test/vm/test_vm_templates.py has that of templates.
-    tested = {step for prefix in ("run_pod_sandbox.", "create_container.", "start_container.", "pull_image.", "template.")
+    # test/vm/test_vm_templates.py has that of templates, test_vm_warm.py that of machines that wait.
+    tested = {step for prefix in ("run_pod_sandbox.", "create_container.", "start_container.", "pull_image.", "template.", "warm_pool.")
               for step in steps(prefix)}
     assert tested == set(steps(""))
 

@@ -9,18 +9,22 @@ import termios
 import time
 
 
+def set_size(fd, rows, columns):
+    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+
 class Terminal:
     """A command on a terminal of its own."""
 
     def __init__(self, command, rows=31, columns=111):
         self.pid, self.master = pty.fork()
         if self.pid == 0:
+            set_size(0, rows, columns)  # before the command looks
             os.execv(command[0], command)
         self.seen = b""
-        self.resize(rows, columns)
 
     def resize(self, rows, columns):
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        set_size(self.master, rows, columns)
 
     def until(self, text):
         end = time.monotonic() + 30
