@@ -428,7 +428,8 @@ std::vector<std::string_view> Steps() {
   std::vector<std::string_view> steps;
   for (std::string_view fault : kFaultPoints) {
     // A namespace takes root; an image store that is made up has no pull; no pod here is a VM.
-    bool elsewhere = fault.ends_with(".netns") || fault.ends_with(".cni_add") || fault.starts_with("pull_image.") || fault.starts_with("template.");
+    bool elsewhere = fault.ends_with(".netns") || fault.ends_with(".cni_add") || fault.starts_with("pull_image.") || fault.starts_with("template.") ||
+                     fault.starts_with("warm_pool.");
     if (!elsewhere) steps.push_back(fault);
   }
   return steps;
