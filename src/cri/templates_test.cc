@@ -5,10 +5,10 @@
 
 #include <filesystem>
 #include <fstream>
-#include <functional>
 #include <thread>
+#include <vector>
 
-#include "cri/rpc/fakes_test.h"
+#include "cri/template_fixture.h"
 
 namespace caisson::cri {
 namespace {
@@ -18,25 +18,15 @@ using testing::IsEmpty;
 
 namespace fs = std::filesystem;
 
-class TemplatesTest : public testing::Test {
+class TemplatesTest : public TemplateFixture {
  protected:
   void SetUp() override {
-    char folder[] = "/tmp/caisson-templates-XXXXXX";
-    ASSERT_NE(mkdtemp(folder), nullptr);
-    folder_ = folder;
-    config_.state = folder_;
-    config_.shim_path = "/bin/true";
-    fs::create_directory(config_.TemplateDir());
-    for (const char* name : {"kernel", "initrd"}) std::ofstream(folder_ + "/" + name) << name;
-    auto& handler = config_.handlers.at(kVmHandler);
-    handler.kernel = folder_ + "/kernel";
-    handler.initrd = folder_ + "/initrd";
-    fleet_ = MakeFleet(&world_);
+    TemplateFixture::SetUp();
     Start();
   }
   void TearDown() override {
     Stop();
-    fs::remove_all(folder_);
+    TemplateFixture::TearDown();
   }
 
   // As the daemon does.
@@ -55,31 +45,6 @@ class TemplatesTest : public testing::Test {
     shims_.reset();
   }
 
-  keeper::v1::MakeRequest Shape(uint32_t vcpus = 1, int64_t limit = 0) {
-    PodRecord record;
-    record.set_id("pod");
-    record.set_resolved_handler(kVmHandler);
-    record.mutable_vm()->set_accelerator("tcg");
-    record.mutable_vm()->set_vcpus(vcpus);
-    record.mutable_vm()->set_memory_bytes(512 << 20);
-    record.mutable_vm()->set_vmm_id(1'900'000'007);
-    record.mutable_config()->mutable_linux()->mutable_resources()->set_memory_limit_in_bytes(limit);
-    return TemplateFor(config_, record);
-  }
-
-  static bool Becomes(const std::function<bool()>& condition) {
-    Deadline deadline = Deadline::After(20'000);
-    while (!condition()) {
-      if (deadline.Passed()) return false;
-      std::this_thread::yield();
-    }
-    return true;
-  }
-  std::string Make(const keeper::v1::MakeRequest& shape) {
-    templates_->Want(shape);
-    EXPECT_TRUE(Becomes([&] { return !templates_->FolderFor(shape).empty(); }));
-    return templates_->FolderFor(shape);
-  }
   size_t Folders() {
     return static_cast<size_t>(std::distance(fs::directory_iterator(config_.TemplateDir()), fs::directory_iterator()));
   }
@@ -92,15 +57,6 @@ class TemplatesTest : public testing::Test {
     auto list = templates_->List();
     return i < list.size() ? list[i].state : "";
   }
-
-  std::string folder_;
-  Config config_;
-  World world_;
-  FaultPoints faults_;
-  std::shared_ptr<Fleet> fleet_;
-  std::unique_ptr<Background> background_;
-  std::unique_ptr<Shims> shims_;
-  std::unique_ptr<Templates> templates_;
 };
 
 TEST_F(TemplatesTest, TheShapeHasNothingOfThePod) {

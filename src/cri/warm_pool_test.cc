@@ -4,31 +4,19 @@
 #include <gmock/gmock.h>
 
 #include <filesystem>
-#include <fstream>
-#include <functional>
-#include <thread>
+#include <vector>
 
-#include "cri/rpc/fakes_test.h"
+#include "cri/template_fixture.h"
 
 namespace caisson::cri {
 namespace {
 
 namespace fs = std::filesystem;
 
-class WarmPoolTest : public testing::Test {
+class WarmPoolTest : public TemplateFixture {
  protected:
   void SetUp() override {
-    char folder[] = "/tmp/caisson-warm-XXXXXX";
-    ASSERT_NE(mkdtemp(folder), nullptr);
-    folder_ = folder;
-    config_.state = folder_;
-    config_.shim_path = "/bin/true";
-    fs::create_directory(config_.TemplateDir());
-    for (const char* name : {"kernel", "initrd"}) std::ofstream(folder_ + "/" + name) << name;
-    auto& handler = config_.handlers.at(kVmHandler);
-    handler.kernel = folder_ + "/kernel";
-    handler.initrd = folder_ + "/initrd";
-    fleet_ = MakeFleet(&world_);
+    TemplateFixture::SetUp();
     background_ = std::make_unique<Background>();
     shims_ = MakeFakeShims(fleet_);
     templates_ = std::make_unique<Templates>(config_, *shims_, *background_, faults_);
@@ -42,7 +30,7 @@ class WarmPoolTest : public testing::Test {
     pool_.reset();
     templates_.reset();
     shims_.reset();
-    fs::remove_all(folder_);
+    TemplateFixture::TearDown();
   }
   // As the daemon does.
   void Close() {
@@ -51,26 +39,10 @@ class WarmPoolTest : public testing::Test {
   }
 
   // Of a kind that has a template.
-  keeper::v1::MakeRequest Shape(uint32_t vcpus = 1, int64_t limit = 0) {
-    PodRecord record;
-    record.set_id("pod");
-    record.set_resolved_handler(kVmHandler);
-    record.mutable_vm()->set_accelerator("tcg");
-    record.mutable_vm()->set_vcpus(vcpus);
-    record.mutable_vm()->set_memory_bytes(512 << 20);
-    record.mutable_config()->mutable_linux()->mutable_resources()->set_memory_limit_in_bytes(limit);
-    auto shape = TemplateFor(config_, record);
-    templates_->Want(shape);
-    EXPECT_TRUE(Becomes([&] { return !templates_->FolderFor(shape).empty(); }));
+  keeper::v1::MakeRequest Ready(uint32_t vcpus = 1, int64_t limit = 0) {
+    auto shape = Shape(vcpus, limit);
+    Make(shape);
     return shape;
-  }
-  static bool Becomes(const std::function<bool()>& condition) {
-    Deadline deadline = Deadline::After(20'000);
-    while (!condition()) {
-      if (deadline.Passed()) return false;
-      std::this_thread::yield();
-    }
-    return true;
   }
   std::vector<std::string> Folders() {
     std::vector<std::string> found;
@@ -84,23 +56,15 @@ class WarmPoolTest : public testing::Test {
     return world_.companions.contains(id);
   }
 
-  std::string folder_;
-  Config config_;
-  World world_;
-  FaultPoints faults_;
-  std::shared_ptr<Fleet> fleet_;
-  std::unique_ptr<Background> background_;
-  std::unique_ptr<Shims> shims_;
-  std::unique_ptr<Templates> templates_;
   std::unique_ptr<WarmPool> pool_;
 };
 
 TEST_F(WarmPoolTest, OneIsTakenWithItsFolder) {
-  auto shape = Shape();
+  auto shape = Ready();
   EXPECT_FALSE(pool_->Take(shape));
   pool_->Want(shape);
   ASSERT_TRUE(Becomes([&] { return pool_->Count() == 1; }));
-  EXPECT_FALSE(pool_->Take(Shape(2))) << "of another kind";
+  EXPECT_FALSE(pool_->Take(Ready(2))) << "of another kind";
   auto machine = pool_->Take(shape);
   ASSERT_TRUE(machine);
   EXPECT_EQ(Folders(), std::vector{machine->id});
@@ -115,7 +79,7 @@ TEST_F(WarmPoolTest, OneIsTakenWithItsFolder) {
 }
 
 TEST_F(WarmPoolTest, OneThatNoPodCameOfLeavesNothing) {
-  auto shape = Shape();
+  auto shape = Ready();
   pool_->Want(shape);
   ASSERT_TRUE(Becomes([&] { return pool_->Count() == 1; }));
   auto machine = pool_->Take(shape);
@@ -127,26 +91,37 @@ TEST_F(WarmPoolTest, OneThatNoPodCameOfLeavesNothing) {
 
 TEST_F(WarmPoolTest, ThereAreAsManyAsConfigured) {
   config_.templates.warm_count = 2;
-  auto shape = Shape();
+  auto shape = Ready();
   for (int i = 0; i < 5; ++i) pool_->Want(shape);
   ASSERT_TRUE(Becomes([&] { return pool_->Count() == 2; }));
-  auto other = Shape(2);
+  auto other = Ready(2);
   pool_->Want(other);
   ASSERT_TRUE(Becomes([&] { return world_.Count("WarmUp") == 4 && pool_->Count() == 2 && Folders().size() == 2; }));
   EXPECT_FALSE(pool_->Take(shape)) << "those of the kind that came before have gone";
   EXPECT_TRUE(pool_->Take(other));
 }
 
-TEST_F(WarmPoolTest, NoneForPodsWithAMemoryLimitOrWithoutATemplate) {
-  pool_->Want(Shape(1, 256 << 20));
-  config_.templates.warm_count = 0;
-  pool_->Want(Shape());
-  Close();
+TEST_F(WarmPoolTest, NoneForPodsWithAMemoryLimit) {
+  pool_->Want(Ready(1, 256 << 20));
+  background_->Stop();
   EXPECT_EQ(world_.Count("WarmUp"), 0);
 }
 
+TEST_F(WarmPoolTest, NoneIfNoneIsConfigured) {
+  config_.templates.warm_count = 0;
+  pool_->Want(Ready());
+  background_->Stop();
+  EXPECT_EQ(world_.Count("WarmUp"), 0);
+}
+
+TEST_F(WarmPoolTest, NoneWithoutATemplate) {
+  pool_->Want(Shape());
+  background_->Stop();
+  EXPECT_EQ(world_.Count("spawn"), 0);
+}
+
 TEST_F(WarmPoolTest, OneThatDiesIsForgotten) {
-  auto shape = Shape();
+  auto shape = Ready();
   pool_->Want(shape);
   ASSERT_TRUE(Becomes([&] { return pool_->Count() == 1; }));
   KillCompanion(*fleet_, Folders().front());
@@ -155,17 +130,17 @@ TEST_F(WarmPoolTest, OneThatDiesIsForgotten) {
 }
 
 TEST_F(WarmPoolTest, WhatCannotBeMadeIsNotTriedAgainAtOnce) {
-  auto shape = Shape();
+  auto shape = Ready();
   world_.failing.insert("WarmUp");
   pool_->Want(shape);
   ASSERT_TRUE(Becomes([&] { return world_.Count("WarmUp") == 1 && Folders().empty(); }));
   pool_->Want(shape);
-  Close();
+  background_->Stop();
   EXPECT_EQ(world_.Count("WarmUp"), 1);
 }
 
 TEST_F(WarmPoolTest, TheDaemonsEndAwaitsNoMachine) {
-  auto shape = Shape();
+  auto shape = Ready();
   world_.unanswered.insert("WarmUp");
   pool_->Want(shape);
   ASSERT_TRUE(Becomes([&] { return world_.Count("WarmUp") == 1; }));

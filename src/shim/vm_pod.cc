@@ -32,7 +32,6 @@ constexpr int64_t kTemplateMillis = 1'000;
 // From the end of the channel to that of the VMM, where the one comes of the other.
 constexpr int64_t kChannelMillis = 500;
 constexpr int64_t kConfigureMillis = 30'000;
-constexpr uint32_t kFirstMtu = 1500;
 constexpr size_t kConsoleTailBytes = 600, kPanicBytes = 8 << 10;
 constexpr size_t kEntropyBytes = 64;
 
@@ -114,6 +113,12 @@ Result<> VmPod::MakeTap(const std::string& netns_path) {
   return {};
 }
 
+Result<> VmPod::MakeConfig(const std::string& folder) {
+  config_ = VmConfigOf(id(), folder + "/vm", options_.vm());
+  if (mkdir(config_.run_dir.c_str(), 0700) != 0 && errno != EEXIST) return ErrnoError("make '{}'", config_.run_dir);
+  return {};
+}
+
 // Recorded first, so that someone can clean up if we are killed.
 Result<> VmPod::MakeCgroup(const std::string& bundle) {
   if (options_.vm().cgroup_path().empty()) return {};
@@ -131,12 +136,10 @@ Result<> VmPod::Prepare(const std::string& bundle, const std::string& netns_path
   const pod::v1::VmOptions former = std::exchange(options_, options).vm();
   bundle_ = bundle;
   if (options.vm().debug()) tasks_.AllowDebug();
-  config_ = VmConfigOf(id(), bundle + "/vm", options.vm());
-  if (mkdir(config_.run_dir.c_str(), 0700) != 0 && errno != EEXIST) return ErrnoError("make '{}'", config_.run_dir);
+  TRY(MakeConfig(bundle));
   TRY(MakeCgroup(bundle));
   if (!TakeOver(netns_path, former)) {
     TRY(MakeTap(netns_path));
-    if (tap_) config_.nic.tap_fd = tap_->fd.get();
     TRY(StartMachine());
   }
   vcpus_ = config_.vcpus;
@@ -158,6 +161,7 @@ Result<> VmPod::StartOne(bool clone) {
   phase_began_ = NowNanos();
   machine_began_ = MonotonicNanos();
   vmm::VmConfig config = config_;
+  if (tap_) config.nic.tap_fd = tap_->fd.get();
   TemplateFiles from;
   if (clone) {
     from = TRY(TakeTemplate(options_.vm().template_dir(), config.memory_bytes, kTemplateMillis));

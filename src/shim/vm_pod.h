@@ -64,6 +64,7 @@ class VmPod : public SandboxPod {
   std::map<std::string, std::string> Info() const override;
 
  private:
+  static constexpr uint32_t kFirstMtu = 1500;  // of the tap, until the pod's interface is known
   using Resized = std::function<void(Result<pod::v1::ResizeResponse>)>;
 
   // vm_pod_warm.cc
@@ -77,6 +78,8 @@ class VmPod : public SandboxPod {
   bool TakeOver(const std::string& netns_path, const pod::v1::VmOptions& former);
   Result<> MoveMachine(const std::string& netns_path);
   Result<> Prepare(const std::string& bundle, const std::string& netns_path, const pod::v1::SandboxOptions& options);
+  // What `options_` ask for, and its folder in `folder`.
+  Result<> MakeConfig(const std::string& folder);
   Result<> MakeTap(const std::string& netns_path);
   Result<> MakeCgroup(const std::string& bundle);
   // A clone if there is a template, else one that boots.

@@ -2,9 +2,6 @@
 // A machine that is made before its pod: cloned, warmed up, stopped; and how it becomes the pod's.
 #include <fcntl.h>
 #include <sched.h>
-#include <sys/stat.h>
-
-#include <cerrno>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -14,8 +11,6 @@
 
 namespace caisson::shim {
 namespace {
-
-constexpr uint32_t kAnyMtu = 1500;
 
 // What makes the machine: not where it runs.
 std::string ShapeOf(pod::v1::VmOptions options) {
@@ -53,10 +48,8 @@ Result<> VmPod::MakeUnowned(const pod::v1::WarmUpRequest& request) {
   if (!request.folder().starts_with('/')) return MakeError(Code::kInvalidArgument, "the folder '{}' is not absolute", request.folder());
   *options_.mutable_vm() = request.vm();
   if (unshare(CLONE_NEWNET) != 0) return ErrnoError("make a network namespace");
-  tap_ = TRY(net::OpenTap(0, kAnyMtu));
-  config_ = VmConfigOf(id(), request.folder() + "/vm", request.vm());
-  if (mkdir(config_.run_dir.c_str(), 0700) != 0 && errno != EEXIST) return ErrnoError("make '{}'", config_.run_dir);
-  config_.nic.tap_fd = tap_->fd.get();
+  tap_ = TRY(net::OpenTap(0, kFirstMtu));
+  TRY(MakeConfig(request.folder()));
   return StartOne(true);
 }
 
@@ -112,8 +105,7 @@ bool VmPod::TakeOver(const std::string& netns_path, const pod::v1::VmOptions& fo
 Result<> VmPod::MoveMachine(const std::string& netns_path) {
   UniqueFd netns(open(netns_path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!netns) return ErrnoError("open the pod's network namespace '{}'", netns_path);
-  TRY(net::MoveTap(&*tap_, netns.get(), kAnyMtu));
-  config_.nic.tap_fd = tap_->fd.get();
+  TRY(net::MoveTap(&*tap_, netns.get(), kFirstMtu));
   if (cgroup_) TRY(cgroup_->Attach(vm_->pid()));
   tasks_.files()->SetCgroups(config_.cgroup_procs);
   return vm_->Resume(kVmmMillis);

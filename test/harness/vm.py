@@ -61,6 +61,15 @@ def await_warm(daemon, count=1):
     wait_for(f"{count} machines wait for a pod", lambda: warm_of(daemon) == count, TEMPLATE_SECONDS)
 
 
+def alive(pid):
+    """Whether there is such a process that is no zombie and is not being reaped."""
+    try:
+        with open(f"/proc/{pid}/stat") as f:
+            return f.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
 def children_of(pid):
     with open(f"/proc/{pid}/task/{pid}/children") as f:
         return [int(child) for child in f.read().split()]

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from harness.registry import wait_for
-from harness.vm import BOOT_SECONDS, info_of, vmm_of
+from harness.vm import BOOT_SECONDS, alive, info_of, vmm_of
 
 PRIVILEGED = {"linux": {"security_context": {"privileged": True}}}
 NOT_READY = 1
@@ -72,14 +72,6 @@ def test_a_vmm_killed_while_the_daemon_is_away(vm_daemon, vm_pods):
     status = vm_pods.wait_exit(container)
     assert status.reason == "VmmKilled" and "was killed by signal 9" in status.message
     assert "was killed by signal 9" in info_of(vm_daemon, pod)["reason"]
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as f:
-            return f.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_container_out_of_memory(vm_pods):

@@ -11,7 +11,7 @@ import pytest
 
 from harness.daemon import cli
 from harness.registry import wait_for
-from harness.vm import BOOT_SECONDS, VmPods, await_template, await_warm, children_of, info_of, need_guest, vm_daemon_of, warm_of
+from harness.vm import BOOT_SECONDS, VmPods, alive, await_template, await_warm, children_of, info_of, need_guest, vm_daemon_of, warm_of
 
 
 def how(daemon, pod):
@@ -25,14 +25,6 @@ def folders(daemon):
 def companion_of(daemon, folder):
     with open(f"{daemon.state}/templates/{folder}/shim.pid") as f:
         return int(f.read().split()[0])
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as f:
-            return f.read().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 @pytest.fixture
@@ -176,7 +168,6 @@ def test_one_that_cannot_be_made(own):
         assert how(daemon, pods.run_pod()) == "clone"
         wait_for("it was tried, once", lambda: daemon.log_text().count("no machine is warmed up") == 1, BOOT_SECONDS)
         wait_for("nothing of it is left", lambda: not folders(daemon), 30)
-
 
 
 def test_a_pod_that_fails_takes_the_machine_along(warm):
