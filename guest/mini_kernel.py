@@ -76,7 +76,7 @@ class MiniKernel:
         if not os.path.exists("/usr/include/libelf.h"):
             missing.append("libelf-dev")
         if missing:
-            raise Missing(f"to build a kernel these are missing: {' '.join(missing)}")
+            raise Missing(f"to build a kernel these are missing: apt-get install {' '.join(missing)}")
         with tempfile.TemporaryDirectory(prefix="new-", dir=cache) as work:
             run("apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", SOURCE_PACKAGE, cwd=work, timeout=600)
             run("dpkg-deb", "-x", glob.glob(f"{work}/*.deb")[0], f"{work}/package", timeout=300)

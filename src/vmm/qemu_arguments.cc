@@ -83,7 +83,8 @@ class Arguments {
   void Machine() {
     bool kvm = config_.accelerator == Accelerator::kKvm;
     std::string machine = host_.arm64 ? "virt,gic-version=max" : config_.pci ? "q35,usb=off,sata=off,smbus=off,vmport=off" : "microvm";
-    std::string cpu = kvm ? "host" : host_.arm64 ? "max,pauth-impdef=on" : "max";
+    // Without erms the guest copies words at a time, not bytes, each of which is a step of an emulated processor.
+    std::string cpu = kvm ? "host" : host_.arm64 ? "max,pauth-impdef=on" : "max,-erms";
     if (fds_.memory >= 0) {
       machine += ",memory-backend=memory";
       Add("-object", fmt::format("memory-backend-file,id=memory,size={},share={},mem-path={}", config_.memory_bytes,

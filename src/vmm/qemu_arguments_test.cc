@@ -55,7 +55,7 @@ TEST(QemuArguments, ColdBootOnMicrovm) {
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 -machine microvm
 -accel tcg,thread=multi,tb-size=64
--cpu max
+-cpu max,-erms
 -smp 1
 -m 256M
 -bios qboot.rom
