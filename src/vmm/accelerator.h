@@ -20,7 +20,7 @@ struct AcceleratorProbe {
   std::string reason;  // "1240 million guest instructions per second"; "/dev/kvm: No such file or directory"
 };
 
-// At most some 100 ms, less than 1 where KVM works. `device`: for tests.
+// Less than 1 ms of a processor's time where KVM works, some 40 elsewhere; 1 s at most. `device`: for tests.
 AcceleratorProbe ProbeAccelerator(const std::string& device = "/dev/kvm");
 const char* AcceleratorName(Accelerator accelerator);
 
