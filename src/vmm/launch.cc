@@ -32,7 +32,7 @@ namespace {
 constexpr int kFirstFd = 3;
 constexpr rlim_t kFdLimit = 1024;
 constexpr int64_t kReapMillis = 10'000;
-constexpr unsigned long kReadOnly = 1, kNoSuid = 2, kNoDev = 4, kNoExec = 8, kRecursive = 16384, kPrivate = 1 << 18;  // MS_*
+constexpr unsigned long kReadOnly = 1, kNoSuid = 2, kNoDev = 4, kNoExec = 8, kBind = 4096, kRecursive = 16384, kPrivate = 1 << 18;  // MS_*
 
 // Where other people's things are, on any distribution. What the VMM runs from (/usr, /lib, /opt, /nix, …) is not among them.
 constexpr const char* kHidden[] = {"/boot", "/home", "/media", "/mnt", "/root", "/run", "/srv", "/sys", "/tmp", "/var"};
@@ -50,6 +50,7 @@ constexpr const char* kSteps[] = {"wait for its parent",
                                   "make a tap",
                                   "make its mounts private",
                                   "mount its /proc",
+                                  "make a device of its own",
                                   "hide folders",
                                   "make its mounts read-only",
                                   "arrange its descriptors",
@@ -71,6 +72,7 @@ enum Step : int {
   kTap,
   kPrivateMounts,
   kProc,
+  kDevice,
   kHide,
   kReadOnlyMounts,
   kDescriptors,
@@ -139,6 +141,7 @@ class Child {
   void Isolate() {
     if (mount("", "/", nullptr, kRecursive | kPrivate, nullptr) != 0) Fail(kPrivateMounts);
     if (mount("proc", "/proc", "proc", kNoSuid | kNoDev | kNoExec, nullptr) != 0) Fail(kProc);
+    if (!spec_.own_device.empty()) MakeDevice();
     for (const char* folder : kHidden) {
       size_t length = strlen(folder);
       if (spec_.program.compare(0, length, folder) == 0 && spec_.program[length] == '/') continue;
@@ -149,6 +152,17 @@ class Child {
     mount_attr attributes{};
     attributes.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID;
     if (syscall(SYS_mount_setattr, AT_FDCWD, "/", AT_RECURSIVE, &attributes, sizeof attributes) != 0) Fail(kReadOnlyMounts);
+  }
+
+  // In a tmpfs over a folder that is hidden below and never has the program; the place that it is bound to keeps it.
+  void MakeDevice() {
+    constexpr char kFolder[] = "/sys", kNode[] = "/sys/device";
+    struct stat info;
+    if (stat(spec_.own_device.c_str(), &info) != 0 || mount("none", kFolder, "tmpfs", kNoSuid | kNoExec, "mode=0700,nr_inodes=2,size=4k") != 0 ||
+        mknod(kNode, S_IFCHR | 0600, info.st_rdev) != 0 || chown(kNode, spec_.uid, spec_.gid) != 0 ||
+        mount(kNode, spec_.own_device.c_str(), nullptr, kBind, nullptr) != 0) {
+      Fail(kDevice);
+    }
   }
 
   // First out of the way, then into place: a target may be another's source.

@@ -9,6 +9,7 @@
 // Where this process is root also
 // - a PID namespace, in which it is 1: it can name no other process;
 // - a mount namespace in which nothing can be written and folders that hold no program are empty (kHidden in launch.cc);
+// - on request a device, whoever that belongs to outside;
 // - on request a network namespace that holds but a tap, which leads nowhere.
 // The system call filter is the VMM's own affair.
 #pragma once
@@ -31,6 +32,7 @@ struct LaunchSpec {
   int lone_tap = -1;                   // the index in `fds`, with -1 in its place, of a tap that leads nowhere
   uint32_t uid = 0, gid = 0;           // 0: as we are
   std::vector<uint32_t> groups;        // supplementary; none but these
+  std::string own_device;              // a character device whose place in the mount namespace a node of `uid`'s own takes; empty: none
   std::vector<std::string> cgroup_procs;
 };
 

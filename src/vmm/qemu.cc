@@ -51,11 +51,16 @@ Result<UniqueFd> OpenMemory(const VmConfig& config) {
   return fd;
 }
 
-// Who may open /dev/kvm, for a VMM that is not root.
-std::vector<uint32_t> KvmGroup(const VmConfig& config) {
+// So that a VMM that is not root may open /dev/kvm: its group, or, where the device is for root alone (no udev), a node of its own.
+void LetUseKvm(LaunchSpec* spec) {
+  constexpr char kDevice[] = "/dev/kvm";
   struct stat info;
-  if (config.accelerator != Accelerator::kKvm || stat("/dev/kvm", &info) != 0 || info.st_gid == 0) return {};
-  return {info.st_gid};
+  if (stat(kDevice, &info) != 0 || (info.st_mode & 0006) == 0006) return;
+  if (info.st_gid != 0 && (info.st_mode & 0060) == 0060) {
+    spec->groups = {info.st_gid};
+  } else {
+    spec->own_device = kDevice;
+  }
 }
 
 QemuHost ThisHost(const VmConfig& config) {
@@ -161,7 +166,7 @@ Result<> Qemu::LaunchProcess(UniqueFd monitor, Deadline deadline) {
   spec.messages_fd = messages.get();
   spec.uid = config_.uid;
   spec.gid = config_.gid;
-  spec.groups = KvmGroup(config_);
+  if (config_.accelerator == Accelerator::kKvm) LetUseKvm(&spec);
   spec.cgroup_procs = config_.cgroup_procs;
   process_ = TRY(Launch(spec, deadline));
   return {};
