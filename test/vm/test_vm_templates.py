@@ -79,7 +79,7 @@ def test_the_first_boots_and_the_next_are_clones_that_differ(own):
         guests = float(pods.exec(container, ["date", "+%s"])[1])
         assert before - 2 < guests < time.time() + 1  # date cuts off what is less than a second
         assert pods.exec(container, ["ls", "/sys/class/net"])[1].split() == ["eth0", "lo"]
-        assert pods.exec(container, ["uname", "-r"])[1].strip() == vm(daemon, pod)["kernel"] != os.uname().release
+        assert pods.exec(container, ["uname", "-r"])[1].strip() == vm(daemon, pod)["kernel"]
     # A clone's size changes as another's does; its memory is the template's, and stays.
     daemon.client.UpdatePodSandboxResources(pod_sandbox_id=clones[0][0], resources={"cpu_quota": 200_000, "cpu_period": 100_000, "memory_limit_in_bytes": 256 << 20})
     assert pods.exec(container_of[clones[0][0]], ["nproc"])[1] == f"{min(2, os.cpu_count())}\n"
