@@ -66,5 +66,5 @@ def boot(folder, append, tests, folders={}, **size):
     machine = guest.Guest(kernel, initrd, [root, work, (scratch, True)], **size)
     text, why = machine.run(f"psi=1 {append}", DEADLINE, mark=lambda line: print(line, flush=True))
     results = {words[1]: words[2] for words in map(str.split, text.splitlines()) if words[:1] == ["GUEST-RESULT"]}
-    assert why is None, why
+    assert why is None, f"{why}; its last words: {text[-1000:]}"
     assert results == {name: "0" for name, _ in tests} and "GUEST-DONE" in text, results

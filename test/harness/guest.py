@@ -27,7 +27,7 @@ from debian_kernel import Kernel, Missing, locked, run as _run  # noqa: E402
 QEMU = "qemu-system-x86_64"
 TOOLS = (QEMU, "mkfs.erofs", "mkfs.ext4", "depmod", "busybox", "dpkg-deb", "dpkg-query")
 # Seconds without a word on the console after which a guest is taken for dead.
-SILENCE = 300
+SILENCE = 600
 # What the initramfs needs to reach the root disk; the rest is loaded from there by name.
 BOOT_MODULES = ("virtio_mmio", "virtio_blk", "virtio_console", "virtio_rng", "erofs", "ext4", "overlay")
 
