@@ -3,6 +3,9 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <poll.h>
+
+#include <cerrno>
 
 #include "base/log.h"
 #include "base/strings.h"
@@ -10,18 +13,27 @@
 
 namespace caisson::agent {
 namespace {
-constexpr char kPorts[] = "/sys/class/virtio-ports";
+constexpr int kPortLookMillis = 1;
 constexpr int64_t kAgainMillis = 10;
 }  // namespace
 
-Result<std::string> FindPort(const std::string& name) {
-  std::unique_ptr<DIR, int (*)(DIR*)> dir(opendir(kPorts), closedir);
+Result<std::string> FindPort(const std::string& name, const std::string& ports) {
+  std::unique_ptr<DIR, int (*)(DIR*)> dir(opendir(ports.c_str()), closedir);
   while (dirent* entry = dir ? readdir(dir.get()) : nullptr) {
     if (entry->d_name[0] == '.') continue;
-    auto text = sys::ReadFile(std::string(kPorts) + "/" + entry->d_name + "/name", 256);
+    auto text = sys::ReadFile(ports + "/" + entry->d_name + "/name", 256);
     if (text && Trim(*text) == name) return "/dev/" + std::string(entry->d_name);
   }
-  return MakeError(Code::kNotFound, "this machine has no virtio port '{}'", name);
+  errno = ENOENT;
+  return ErrnoError("find the virtio port '{}' of this machine", name);
+}
+
+Result<std::string> AwaitPort(const std::string& name, const Deadline& deadline, const std::string& ports) {
+  for (;;) {
+    auto found = FindPort(name, ports);
+    if (found || deadline.Passed()) return found;
+    poll(nullptr, 0, kPortLookMillis);
+  }
 }
 
 Result<> Channel::Open() {

@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 
+#include "base/clock.h"
 #include "base/result.h"
 #include "sys/event_loop.h"
 #include "ttrpc/greeting.h"
@@ -16,8 +17,14 @@ namespace caisson::agent {
 
 inline constexpr char kPortName[] = "caisson.agent.0";
 
-// "/dev/vport0p1" of the port of that name (Documentation/ABI, /sys/class/virtio-ports). kNotFound: there is none (yet).
-Result<std::string> FindPort(const std::string& name);
+inline constexpr char kPortsDir[] = "/sys/class/virtio-ports";
+
+// "/dev/vport0p1" of the port of that name, by the folder of all ports (drivers/char/virtio_console.c; its attribute "name"). kNotFound, ENOENT: there is none (yet).
+Result<std::string> FindPort(const std::string& name, const std::string& ports = kPortsDir);
+
+// The same, for a machine that has just booted: the VMM says a port's name in a message of its own, some time after the port
+// is there (virtio 1.1, 5.3.6.2, VIRTIO_CONSOLE_PORT_NAME). Blocks; FindPort's error at the deadline.
+Result<std::string> AwaitPort(const std::string& name, const Deadline& deadline, const std::string& ports = kPortsDir);
 
 class Channel {
  public:

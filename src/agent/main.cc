@@ -39,8 +39,10 @@
 namespace caisson::agent {
 namespace {
 
+constexpr int64_t kPortMillis = 10'000;
+
 Result<> OwnMessengersFiles() {
-  std::string port = TRY(FindPort(kPortName));
+  std::string port = TRY(AwaitPort(kPortName, Deadline::After(kPortMillis)));
   if (chown(port.c_str(), kNobodysId, kNobodysId) != 0) return ErrnoError("own '{}'", port);
   if ((mkdir(kGatesDir, 0700) != 0 && errno != EEXIST) || chown(kGatesDir, kNobodysId, kNobodysId) != 0) return ErrnoError("make '{}'", kGatesDir);
   return {};

@@ -137,7 +137,7 @@ void SharedFolders::Share(int64_t deadline_millis, Done done) {
   std::vector<UniqueFd> carriers;
   auto mounted = launches_->Call<wkt::Empty, wkt::Empty>("ShareFolders", {}, {}, &carriers);
   if (mounted) return done(Watch(std::move(carriers)));
-  // ENXIO: the node of a module that is just being loaded.
+  // ENXIO: the node of a module that is just being loaded. ENOENT: that, or a port that has no name yet.
   int error = mounted.error().sys_errno;
   if ((error != ENOENT && error != ENXIO && error != ENODEV) || deadline_millis <= 0) return done(std::move(mounted.error()));
   loop_->After(kFuseLookMillis, [this, deadline_millis, done = std::move(done)] { Share(deadline_millis - kFuseLookMillis, done); });
