@@ -55,6 +55,7 @@ constexpr const char* kSteps[] = {"wait for its parent",
                                   "make its mounts read-only",
                                   "arrange its descriptors",
                                   "set its resource limits",
+                                  "do without huge pages",
                                   "drop its capabilities",
                                   "set its groups",
                                   "set its group",
@@ -77,6 +78,7 @@ enum Step : int {
   kReadOnlyMounts,
   kDescriptors,
   kLimits,
+  kHugePages,
   kCapabilities,
   kGroups,
   kGroup,
@@ -194,6 +196,7 @@ class Child {
     if (setrlimit(RLIMIT_CORE, &none) != 0 || getrlimit(RLIMIT_NOFILE, &files) != 0) Fail(kLimits);
     files.rlim_cur = files.rlim_max = std::min(files.rlim_max, kFdLimit);
     if (setrlimit(RLIMIT_NOFILE, &files) != 0) Fail(kLimits);
+    if (!spec_.huge_pages && prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) != 0) Fail(kHugePages);
   }
 
   void Demote() {

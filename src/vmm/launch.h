@@ -34,6 +34,7 @@ struct LaunchSpec {
   std::vector<uint32_t> groups;        // supplementary; none but these
   std::string own_device;              // a character device whose place in the mount namespace a node of `uid`'s own takes; empty: none
   std::vector<std::string> cgroup_procs;
+  bool huge_pages = true;  // false: no transparent ones (PR_SET_THP_DISABLE): a stack of a thread's takes what it uses, not 2 MiB
 };
 
 struct Launched {

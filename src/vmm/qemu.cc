@@ -167,6 +167,8 @@ Result<> Qemu::LaunchProcess(UniqueFd monitor, Deadline deadline) {
   spec.uid = config_.uid;
   spec.gid = config_.gid;
   if (config_.accelerator == Accelerator::kKvm) LetUseKvm(&spec);
+  // Memory of a file's has none in any case, memory that is anonymous gains speed by them, and so does translated code.
+  spec.huge_pages = !memory || config_.accelerator != Accelerator::kKvm;
   spec.cgroup_procs = config_.cgroup_procs;
   process_ = TRY(Launch(spec, deadline));
   return {};

@@ -299,6 +299,7 @@ TEST_F(VmContract, IsConfined) {
   EXPECT_THAT(*status, HasSubstr("CapBnd:\t0000000000000000\n"));
   EXPECT_THAT(*status, HasSubstr("NoNewPrivs:\t1\n"));
   EXPECT_THAT(*status, HasSubstr("Seccomp:\t2\n"));
+  EXPECT_THAT(*status, HasSubstr(accelerator_ == Accelerator::kKvm ? "THP_enabled:\t0\n" : "THP_enabled:\t1\n"));
   EXPECT_THAT(*status, ContainsRegex("NSpid:\t[0-9]+\t1\n"));
   for (const char* kind : {"mnt", "pid"}) {
     std::string link = std::string("ns/") + kind;
